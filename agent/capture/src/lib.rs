@@ -1,0 +1,6 @@
+//! Disks, trackers of changed blocks, and direct reads.
+
+pub mod direct;
+pub mod disk;
+pub mod ebpf;
+pub mod scan;

@@ -1,0 +1,119 @@
+//! The command line: what can be asked for, in the words of `docs/GLOSSARY.md`.
+//!
+//! Deliberately not here: defaults. A flag that is not given leaves the configuration as it is.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::config::parse_duration;
+
+/// Protects the disks of a Linux virtual machine by replicating them to recovery points.
+#[derive(Debug, Parser)]
+#[command(name = "mobility-agent", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failure; 2 wrong usage; 3 the configuration is not valid; \
+     4 a disk cannot be protected; 5 the vault cannot be used; 6 the tracker cannot be used; \
+     7 not running (status); 8 something needed is missing (check)";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Protect disks until told to stop.
+    Run(RunArgs),
+    /// Show all of it in a minute, on a disk made for it and thrown away.
+    Demo(DemoArgs),
+    /// Show what the running agent is doing.
+    Status(StatusArgs),
+    /// Find out what is missing before disks are protected.
+    Check(CheckArgs),
+}
+
+/// Flags of `run`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct RunArgs {
+    /// Local debug mode: no network, no service; cache and target storage are folders of the vault.
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// The directory that holds both storages in debug mode. Made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vault: Option<PathBuf>,
+    /// A disk to protect: a whole block device, or an image file. May be given several times.
+    #[arg(long = "disk", value_name = "PATH")]
+    pub(crate) disks: Vec<PathBuf>,
+    /// From one recovery point to the next, such as 15s; 1s to 24h.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) interval: Option<Duration>,
+    /// Stop after this time, with a last recovery point.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) for_time: Option<Duration>,
+    /// How changes are found.
+    #[arg(long, value_enum)]
+    pub(crate) capture: Option<Capture>,
+    /// Where the state for `status` is kept while the agent runs.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) runtime_dir: Option<PathBuf>,
+    /// Read configuration fragments below this directory instead of `/`.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) config_root: PathBuf,
+    /// Show the configuration that results from fragments and flags, and stop.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+/// How changes are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Capture {
+    /// By the tracker where it can be had, else by scan.
+    #[default]
+    Auto,
+    /// By the tracker in the kernel, or not at all.
+    Ebpf,
+    /// By reading the disk and comparing.
+    Scan,
+}
+
+/// Flags of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Size of the scratch disk in MiB; 64 to 4096.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(64..=4096))]
+    pub(crate) size: u64,
+    /// Where to make the scratch files; a temporary directory if it is not given.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Leave disk image and vault behind to look at.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// Flags of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// For programs.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the running agent keeps its state.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) runtime_dir: Option<PathBuf>,
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// For programs.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The vault to be used.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vault: Option<PathBuf>,
+    /// A disk to be protected. May be given several times; all whole disks of the machine if not given.
+    #[arg(long = "disk", value_name = "PATH")]
+    pub(crate) disks: Vec<PathBuf>,
+}

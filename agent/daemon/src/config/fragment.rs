@@ -1,0 +1,179 @@
+//! A configuration file as it is written: every key optional, every unknown key an error.
+//!
+//! Deliberately not here: defaults, and whether the values make sense together.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mobility_format::ByteCount;
+use serde::{Deserialize, Serialize};
+
+use super::values;
+use crate::{cli::Capture, exit::Failure};
+
+/// Where fragments are looked for, the later ones winning.
+pub(crate) const DIRECTORIES: [&str; 3] =
+    ["usr/lib/mobility-agent/config.d", "run/mobility-agent/config.d", "etc/mobility-agent/config.d"];
+
+/// The longest file that is taken for a fragment.
+const MAX_LEN: u64 = 1 << 20;
+
+/// One file, or several merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Fragment {
+    /// Local debug mode.
+    pub(crate) debug: Option<bool>,
+    /// The vault of debug mode.
+    pub(crate) vault: Option<PathBuf>,
+    /// The disks to protect. The list of a later fragment replaces that of an earlier one.
+    pub(crate) disks: Option<Vec<PathBuf>>,
+    /// From one recovery point to the next.
+    #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
+    pub(crate) interval: Option<Duration>,
+    /// How changes are found.
+    pub(crate) capture: Option<Capture>,
+    /// Bounds.
+    #[serde(default)]
+    pub(crate) limits: LimitsFragment,
+}
+
+/// The table `[limits]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LimitsFragment {
+    /// How much may be read inside a cut.
+    #[serde(default, with = "values::size", skip_serializing_if = "Option::is_none")]
+    pub(crate) cut_size: Option<ByteCount>,
+    /// How many cuts are tried for a point.
+    pub(crate) cut_tries: Option<u32>,
+    /// How many copy passes are made before a cut is given up.
+    pub(crate) copy_passes: Option<u32>,
+    /// How much an epoch may hold before it is committed as a checkpoint.
+    #[serde(default, with = "values::size", skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint_size: Option<ByteCount>,
+    /// The most to upload each second.
+    #[serde(default, with = "values::size", skip_serializing_if = "Option::is_none")]
+    pub(crate) upload_rate: Option<ByteCount>,
+    /// How many segments may wait in memory.
+    pub(crate) segments_in_memory: Option<u32>,
+    /// The longest wait after a failure.
+    #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_wait: Option<Duration>,
+    /// How long one round of the audit takes.
+    #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_round: Option<Duration>,
+}
+
+impl Fragment {
+    /// All fragments below `root`, merged. A directory that is not there counts as empty.
+    pub(crate) fn load(root: &Path) -> Result<Fragment, Failure> {
+        let mut merged = Fragment::default();
+        for directory in DIRECTORIES {
+            for path in files_in(&root.join(directory))? {
+                merged.merge(Fragment::read(&path)?);
+            }
+        }
+        Ok(merged)
+    }
+
+    fn read(path: &Path) -> Result<Fragment, Failure> {
+        let fail = |what: String| Failure::Config(format!("{}: {what}", path.display()));
+        let meta = fs::metadata(path).map_err(|err| fail(format!("cannot be read: {err}")))?;
+        if meta.len() > MAX_LEN {
+            return Err(fail(format!(
+                "is {} long; a configuration file has {} at most",
+                ByteCount(meta.len()),
+                ByteCount(MAX_LEN)
+            )));
+        }
+        let text = fs::read_to_string(path).map_err(|err| fail(format!("cannot be read: {err}")))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        toml::from_str(text).map_err(|err| fail(err.to_string()))
+    }
+
+    /// Lets `later` have the last word.
+    pub(crate) fn merge(&mut self, later: Fragment) {
+        let Fragment { debug, vault, disks, interval, capture, limits } = later;
+        self.debug = debug.or(self.debug.take());
+        self.vault = vault.or(self.vault.take());
+        self.disks = disks.or(self.disks.take());
+        self.interval = interval.or(self.interval.take());
+        self.capture = capture.or(self.capture.take());
+        let mine = &mut self.limits;
+        mine.cut_size = limits.cut_size.or(mine.cut_size);
+        mine.cut_tries = limits.cut_tries.or(mine.cut_tries);
+        mine.copy_passes = limits.copy_passes.or(mine.copy_passes);
+        mine.checkpoint_size = limits.checkpoint_size.or(mine.checkpoint_size);
+        mine.upload_rate = limits.upload_rate.or(mine.upload_rate);
+        mine.segments_in_memory = limits.segments_in_memory.or(mine.segments_in_memory);
+        mine.retry_wait = limits.retry_wait.or(mine.retry_wait);
+        mine.audit_round = limits.audit_round.or(mine.audit_round);
+    }
+}
+
+fn files_in(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let fail =
+        |err: std::io::Error| Failure::Config(format!("{} cannot be read: {err}", directory.display()));
+    let entries = match fs::read_dir(directory) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(fail)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn the_operator_has_the_last_word() {
+        let root = root(&[
+            ("etc/mobility-agent/config.d/10.toml", "interval = '5s'\n[limits]\ncut-tries = 3\n"),
+            ("usr/lib/mobility-agent/config.d/90.toml", "interval = '1min'\ncapture = 'scan'\n"),
+            ("run/mobility-agent/config.d/x.conf", "this is not looked at"),
+        ]);
+        let merged = Fragment::load(root.path()).unwrap();
+        assert_eq!(merged.interval, Some(Duration::from_secs(5)));
+        assert_eq!((merged.capture, merged.limits.cut_tries), (Some(Capture::Scan), Some(3)));
+    }
+
+    #[test]
+    fn a_typo_is_named_with_file_and_line() {
+        for (text, hint) in [
+            ("\nintervall = '5s'", "intervall"),
+            ("interval = 5", "invalid type"),
+            ("interval = '5'", "such as 15s"),
+            ("[limits]\ncut-size = '5MB'", "such as 512KiB"),
+            ("disks = '/dev/sda'", "line 1"),
+        ] {
+            let root = root(&[("etc/mobility-agent/config.d/a.toml", text)]);
+            let message = Fragment::load(root.path()).unwrap_err().to_string();
+            assert!(
+                message.contains("a.toml") && message.contains("line") && message.contains(hint),
+                "{message}"
+            );
+        }
+    }
+}

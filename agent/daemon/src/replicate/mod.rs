@@ -1,0 +1,184 @@
+//! The shell around the engine: turns what happens into events, and what the engine wants into work.
+//!
+//! One loop owns all state and applies one thing at a time; work that takes long is done elsewhere and comes back as a
+//! message. Nothing here decides what to do next. Deliberately not here: how the work is done (the modules below).
+
+mod actions;
+mod commit;
+mod copy;
+mod cut;
+mod disk;
+mod fault;
+mod health;
+mod pack;
+mod report;
+mod scan;
+mod start;
+mod worker;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use mobility_engine::{CommitFault, Engine, Event, Fault, SegmentId, Time};
+use mobility_format::{DiskId, Generation, key::CacheKey, manifest::SegmentRef};
+use mobility_recovery::{Head, Intake, Vault};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+pub(crate) use self::start::start;
+use self::{
+    commit::Prepared,
+    disk::{Opening, Protected},
+    pack::{Sealed, SharedChain, Window},
+    report::Report,
+    scan::Stored,
+    worker::Worker,
+};
+use crate::{clock, config::Settings, identity::Identity, systemd::Systemd};
+
+/// How often the disks are looked at, and the state for `status` is written at least.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long work at hand may take to end when the agent stops.
+const LAST_WORK: Duration = Duration::from_secs(4);
+
+/// What comes back to the loop.
+pub(crate) enum Message {
+    /// An answer for the engine.
+    Event(Event),
+    /// A segment was packed.
+    Sealed(Sealed),
+    /// An upload ended; whether what arrived was checked.
+    Uploaded { id: SegmentId, key: CacheKey, verified: bool, result: Result<(), Fault> },
+    /// A new generation was given.
+    Generation(Result<Generation, Fault>),
+    /// A commit ended.
+    Committed(Result<Head, CommitFault>),
+    /// Somebody wants the agent to end, at once or after a last point.
+    Stop { after_point: bool },
+    /// The configuration may have changed.
+    Reload,
+}
+
+/// Sends messages to the loop from any thread.
+pub(crate) type Mailbox = UnboundedSender<Message>;
+
+/// Everything the loop owns.
+pub(crate) struct Replication {
+    engine: Engine,
+    identity: Identity,
+    vault: Vault,
+    intake: Arc<Mutex<Intake>>,
+    stored: Arc<Mutex<Stored>>,
+    head: Option<Head>,
+    disks: BTreeMap<DiskId, Protected>,
+    /// Disks that are being worked on.
+    busy: BTreeSet<DiskId>,
+    /// When the last scan of each disk began.
+    scanned: BTreeMap<DiskId, jiff::Timestamp>,
+    /// Disks that were seen to have grown while work on them was at hand.
+    grown: BTreeSet<DiskId>,
+    chains: BTreeMap<DiskId, SharedChain>,
+    segments: BTreeMap<SegmentId, Arc<Sealed>>,
+    references: BTreeMap<SegmentId, SegmentRef>,
+    prepared: Option<Prepared>,
+    window: Arc<Window>,
+    worker: Worker,
+    mailbox: Mailbox,
+    messages: UnboundedReceiver<Message>,
+    cancel: Arc<AtomicBool>,
+    opening: Opening,
+    head_file: PathBuf,
+    report: Report,
+    systemd: Systemd,
+    next_housekeeping: Time,
+    stopped: bool,
+}
+
+impl Replication {
+    /// Replicates until told to stop. `reload` reads the configuration again.
+    pub(crate) async fn run(mut self, reload: impl Fn() -> Result<Settings, String>) {
+        self.systemd.ready();
+        self.act();
+        while !self.stopped {
+            let now = clock::now();
+            let wakeup =
+                self.engine.wakeup(now).unwrap_or(self.next_housekeeping).min(self.next_housekeeping);
+            let wait = wakeup.since(now).min(self.systemd.period().unwrap_or(HOUSEKEEPING) / 2);
+            let message = tokio::time::timeout(wait, self.messages.recv()).await;
+            match message {
+                Ok(Some(Message::Reload)) => self.reload(&reload),
+                Ok(Some(message)) => self.take_in(message),
+                Ok(None) => self.stopped = true,
+                Err(_) => self.engine.tick(clock::now()),
+            }
+            self.act();
+            self.housekeep();
+        }
+        self.finish();
+    }
+
+    fn take_in(&mut self, message: Message) {
+        let now = clock::now();
+        match message {
+            Message::Event(event) => {
+                self.report.notice(&event);
+                self.note_idle(&event);
+                self.engine.handle(now, event);
+                self.look_at_grown();
+            }
+            Message::Sealed(sealed) => self.sealed(sealed),
+            Message::Uploaded { id, key, verified, result } => self.uploaded(id, &key, verified, result),
+            Message::Generation(result) => {
+                if let Ok(generation) = result {
+                    self.reset_chains(generation);
+                }
+                self.report.outage(result.as_ref().err());
+                self.engine.handle(now, Event::Generation(result));
+            }
+            Message::Committed(result) => self.committed(result),
+            Message::Stop { after_point } => {
+                self.systemd.stopping();
+                if !after_point {
+                    self.window.close();
+                    self.cancel.store(true, Ordering::Relaxed);
+                }
+                self.engine.handle(now, Event::Stop { after_point });
+            }
+            // Taken in by the loop itself.
+            Message::Reload => {}
+        }
+    }
+
+    fn reload(&mut self, reload: &impl Fn() -> Result<Settings, String>) {
+        self.systemd.reloading();
+        match reload() {
+            Ok(settings) => {
+                for change in self.report.settings_changed(&settings) {
+                    tracing::info!("{change}");
+                }
+                self.engine.handle(clock::now(), Event::LimitsChanged(settings.limits));
+            }
+            Err(problem) => {
+                tracing::error!(
+                    "the changed configuration is not valid, the one before stays in force: {problem}"
+                );
+                self.report.error(problem);
+            }
+        }
+        self.systemd.ready();
+    }
+
+    fn finish(&mut self) {
+        self.window.close();
+        self.cancel.store(true, Ordering::Relaxed);
+        self.worker.finish(LAST_WORK);
+        self.report.ended();
+        tracing::info!("stopped; tracking goes on in the kernel for disks that have a tracker");
+    }
+}

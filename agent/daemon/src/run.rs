@@ -1,0 +1,142 @@
+//! `mobility-agent run`: configuration, log, signals, then replication until the end.
+//!
+//! Deliberately not here: replication.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::{
+    cli::RunArgs,
+    config::{self, Settings},
+    replicate::{self, Message},
+    state_file,
+};
+
+/// How long after the end that `--for` names a last point may take.
+const LAST_POINT: Duration = Duration::from_secs(120);
+/// How long a clean end may take after a signal.
+const CLEAN_END: Duration = Duration::from_secs(8);
+
+pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
+    let settings = Settings::load(args)?;
+    if args.print_config {
+        print!("{}", settings.to_toml()?);
+        return Ok(());
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    start_log(&bar);
+    let (mailbox, messages) = unbounded_channel();
+    let signals = listen_to_signals(mailbox.clone())?;
+    let runtime_dir = state_file::runtime_dir(args.runtime_dir.as_deref());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .max_blocking_threads(4)
+        .build()
+        .context("cannot start the runtime")?;
+    let (replication, _lock) = replicate::start(&settings, &runtime_dir, bar, (mailbox.clone(), messages))?;
+    let changed = mailbox.clone();
+    // Without it, SIGHUP still makes the agent read its configuration again.
+    let _watcher = config::watch(&args.config_root, move || send(&changed, Message::Reload))
+        .inspect_err(|err| tracing::warn!("changes of the configuration will not be noticed: {err}"));
+    if let Some(time) = args.for_time {
+        end_after(time, mailbox);
+    }
+    runtime.block_on(replication.run(|| Settings::load(args).map_err(|err| err.to_string())));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    signals.close();
+    Ok(())
+}
+
+fn send(mailbox: &UnboundedSender<Message>, message: Message) {
+    // The loop has ended: there is nothing left to tell it.
+    let _ = mailbox.send(message);
+}
+
+/// Logs to standard error, without tearing the progress bar.
+fn start_log(bar: &ProgressBar) {
+    let filter = EnvFilter::try_from_env("MOBILITY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(BesideBar(bar.clone()));
+    // Under systemd the journal has the time already; it is told apart by this variable.
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    // A log that was started already, as in a test, is as good.
+    let _ = if journal { log.without_time().try_init() } else { log.try_init() };
+}
+
+#[derive(Clone)]
+struct BesideBar(ProgressBar);
+
+impl<'a> MakeWriter<'a> for BesideBar {
+    type Writer = BesideBar;
+
+    fn make_writer(&'a self) -> BesideBar {
+        self.clone()
+    }
+}
+
+impl Write for BesideBar {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Turns signals into messages. A second one to end, or an end that takes too long, ends the process as it is: whatever
+/// is not durable is still owed.
+fn listen_to_signals(mailbox: UnboundedSender<Message>) -> anyhow::Result<signal_hook::iterator::Handle> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot listen to signals")?;
+    let handle = signals.handle();
+    let listen = move || {
+        let mut ending = false;
+        for signal in signals.forever() {
+            match signal {
+                SIGHUP => send(&mailbox, Message::Reload),
+                _ if ending => std::process::exit(128 + signal),
+                _ => {
+                    ending = true;
+                    send(&mailbox, Message::Stop { after_point: false });
+                    give_up_after(CLEAN_END);
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(listen).context("cannot start a thread")?;
+    Ok(handle)
+}
+
+fn give_up_after(limit: Duration) {
+    let wait = move || {
+        std::thread::sleep(limit);
+        eprintln!("mobility-agent: work at hand did not end in time and is left as it is; nothing is lost");
+        std::process::exit(0);
+    };
+    // Without the thread the end takes as long as it takes.
+    let _ = std::thread::Builder::new().name("last-resort".to_owned()).spawn(wait);
+}
+
+fn end_after(time: Duration, mailbox: UnboundedSender<Message>) {
+    let wait = move || {
+        std::thread::sleep(time);
+        send(&mailbox, Message::Stop { after_point: true });
+        std::thread::sleep(LAST_POINT);
+        send(&mailbox, Message::Stop { after_point: false });
+    };
+    let _ = std::thread::Builder::new().name("timer".to_owned()).spawn(wait);
+}

@@ -1,0 +1,21 @@
+//! What the agent stores and what everybody else reads: the bytes of segments and recovery points, and the keys they
+//! live under. `docs/FORMAT.md` describes the same for someone who writes a reader of their own.
+//!
+//! Pure: no clock, no sockets, and no files but the one a caller hands to [`segment::RangeRead`]. Deliberately not here:
+//! where objects are kept, and who may write them.
+
+mod block_digest;
+mod block_set;
+pub mod envelope;
+mod id;
+pub mod key;
+pub mod manifest;
+pub mod segment;
+mod units;
+
+pub use block_digest::BlockDigest;
+pub use block_set::BlockSet;
+pub use id::{Digest, DiskId, MachineId, NotHex, PublicKey, SessionId, Signature};
+pub use units::{
+    BLOCK_SHIFT, BLOCK_SIZE, BlockIndex, BlockRange, ByteCount, Epoch, Generation, WINDOW_BLOCKS, WINDOW_SIZE,
+};

@@ -1,0 +1,73 @@
+//! The command line: what can be said, and what each command prints.
+//!
+//! Deliberately not here: anything that a program would want to call.
+
+pub(crate) mod exit;
+mod open;
+mod points;
+mod prune;
+mod restore;
+mod table;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use exit::Outcome;
+
+/// Lists, restores, verifies and prunes recovery points.
+#[derive(Parser)]
+#[command(name = "recovery-service", version, about, after_help = exit::HELP)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the recovery points, oldest first
+    Points(points::Arguments),
+    /// Restore disks as of a recovery point, to image files or onto a block device
+    Restore(restore::Arguments),
+    /// Check that everything stored is intact, or all that one point needs
+    Verify(verify::Arguments),
+    /// Thin out recovery points, and give back the space of what lay between them
+    Prune(prune::Arguments),
+}
+
+/// What every command works on.
+#[derive(Args)]
+struct Place {
+    /// The vault's directory
+    #[arg(long, value_name = "DIR")]
+    vault: PathBuf,
+    /// The machine, by its id or the beginning of it. May be left out where there is only one
+    #[arg(long, value_name = "ID")]
+    machine: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command that was asked for.
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
+    match arguments.command {
+        Command::Points(arguments) => points::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Prune(arguments) => prune::run(&arguments),
+    }
+}
+
+/// Prints to standard output. A reader that has seen enough, as `head` has, is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => Err(err.into()),
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}

@@ -1,0 +1,146 @@
+//! `restore`: brings disks back as of a recovery point.
+
+use std::{io::IsTerminal, path::PathBuf, time::Instant};
+
+use anyhow::Result;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use mobility_format::{ByteCount, DiskId, manifest::DiskState};
+use mobility_recovery::{
+    Catalog, Point, Progress, Restored, restore_to_device, restore_to_directory, select,
+};
+use serde_json::json;
+
+use super::{
+    Place,
+    exit::{NotFound, Outcome},
+    points::{consistency, seconds},
+    print, print_json,
+};
+
+#[derive(Args)]
+#[group(id = "where", required = true, multiple = false, args = ["output", "to_device"])]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    /// Which recovery point: `latest`, a time such as 2026-11-22T23:57:00Z (the newest at or before it), its id, the
+    /// beginning of its id, or its epoch
+    #[arg(long, value_name = "latest|TIME|ID")]
+    point: String,
+    /// Only this disk, by its id, the beginning of its id, or its name
+    #[arg(long, value_name = "ID")]
+    disk: Option<String>,
+    /// The directory for the images: one for each disk, raw, sparse, exactly as long as the disk
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// The block device to overwrite with the one disk that is restored
+    #[arg(long, value_name = "PATH")]
+    to_device: Option<PathBuf>,
+    /// Let `latest` or a time choose a point whose consistency could not be shown
+    #[arg(long)]
+    allow_fuzzy: bool,
+    /// Replace images that exist
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
+    let (vault, machine) = arguments.place.open_one()?;
+    let catalog = Catalog::load_locked(&vault, machine)?;
+    let point = select(&catalog, &arguments.point, arguments.allow_fuzzy)?;
+    let disks = chosen_disks(arguments, &point)?;
+    let start = Instant::now();
+    let restored = restore(arguments, &catalog, &point, &disks)?;
+    if arguments.place.json {
+        print_json(&as_json(&point, &restored))?;
+        return Ok(Outcome::Done);
+    }
+    let (time, kind) = (seconds(point.time()), consistency(point.consistency));
+    print(&format!(
+        "restored point {} of {time} ({kind}) in {:.1} s\n",
+        point.id,
+        start.elapsed().as_secs_f64()
+    ))?;
+    for disk in restored {
+        let (path, size, written) = (disk.path.display(), disk.size, disk.written);
+        print(&format!("  {} -> {path}: {size}, of which {written} are not zero\n", disk.name))?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn chosen_disks(arguments: &Arguments, point: &Point<'_>) -> Result<Vec<DiskId>> {
+    let disks = &point.manifest().disks;
+    let names =
+        || disks.iter().map(|disk| format!("{} ({})", disk.name, disk.id)).collect::<Vec<_>>().join(", ");
+    let chosen: Vec<DiskId> = match &arguments.disk {
+        None => disks.iter().map(|disk| disk.id).collect(),
+        Some(text) => match Catalog::find_disk(disks, text) {
+            Ok(disk) => vec![disk.id],
+            Err(found) => {
+                let problem =
+                    format!("'{text}' names {found} disks of point {}, which has {}", point.id, names());
+                return Err(NotFound(problem).into());
+            }
+        },
+    };
+    if arguments.to_device.is_some() && chosen.len() != 1 {
+        return Err(
+            NotFound(format!("name the one disk to write to the device with --disk: {}", names())).into()
+        );
+    }
+    Ok(chosen)
+}
+
+fn restore(
+    arguments: &Arguments,
+    catalog: &Catalog,
+    point: &Point<'_>,
+    disks: &[DiskId],
+) -> Result<Vec<Restored>> {
+    let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
+    if let Some(bar) = &bar {
+        let style = "{msg:20} [{bar:30}] {binary_bytes_per_sec:>12} {eta:>5}";
+        bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
+    }
+    let progress = |disk: &DiskState, at: Progress| {
+        if let Some(bar) = &bar {
+            bar.set_length(at.total.0);
+            bar.set_message(disk.name.clone());
+            bar.set_position(at.done.0);
+        }
+    };
+    let restored = match (&arguments.to_device, &arguments.output, disks) {
+        (Some(device), _, [disk]) => {
+            vec![restore_to_device(catalog, point.epoch(), *disk, device, progress)?]
+        }
+        (_, Some(dir), _) => {
+            restore_to_directory(catalog, point.epoch(), disks, dir, arguments.force, progress)?
+        }
+        _ => anyhow::bail!("name either --output or --to-device"),
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    Ok(restored)
+}
+
+fn as_json(point: &Point<'_>, restored: &[Restored]) -> serde_json::Value {
+    let disk = |disk: &Restored| {
+        json!({
+            "id": disk.disk,
+            "name": disk.name,
+            "path": disk.path,
+            "size": disk.size,
+            "written_bytes": disk.written,
+            "read_bytes": disk.read,
+        })
+    };
+    let bytes = |of: fn(&Restored) -> u64| ByteCount(restored.iter().map(of).sum());
+    json!({
+        "point": point.id,
+        "time": point.time(),
+        "consistency": point.consistency,
+        "disks": restored.iter().map(disk).collect::<Vec<_>>(),
+        "size": bytes(|disk| disk.size.0),
+    })
+}

@@ -1,0 +1,30 @@
+//! Keeps recovery points in target storage: takes them in, lists, restores, verifies and prunes them.
+//!
+//! Everything is read from the objects themselves; there is no database. `docs/FORMAT.md` describes the objects.
+//! Deliberately not here: making points (that is the agent's), and so far any network.
+
+mod catalog;
+mod content;
+mod intake;
+mod inventory;
+mod keys;
+pub mod ladder;
+mod prune;
+mod records;
+mod restore;
+mod select;
+mod storage;
+mod vault;
+mod verify;
+
+pub use catalog::{Catalog, Damage, Head, HeadDisk, Point, PointId};
+pub use content::{ContentError, WindowContent, WindowReader, Windows, block_digests};
+pub use intake::{Intake, IntakeError, IntakeErrorKind, verify_segment};
+pub use keys::ObjectKey;
+pub use prune::{PruneError, PruneReport, Untouched, prune};
+pub use records::MachineRecord;
+pub use restore::{Progress, RestoreError, Restored, image_names, restore_to_device, restore_to_directory};
+pub use select::{SelectError, select};
+pub use storage::{FaultPlan, LockError, StorageError};
+pub use vault::{Vault, VaultError};
+pub use verify::{DamagedObject, Note, VerifyReport, verify};

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Installs what building and testing need, on Debian, Ubuntu and their kin; on Fedora and its kin as well as it goes.
+# May be run again at any time: what is there is left alone, and nothing is asked.
+#
+#   packaging/install-build-deps.sh            everything the tests use
+#   packaging/install-build-deps.sh --build    only what building and `mobility-agent demo` use
+#
+# Deliberately not here: packages that only the installed agent needs (it needs none).
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+only_build=false
+case "${1:-}" in
+    "") ;;
+    --build) only_build=true ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64 ;;
+esac
+
+say() { printf '%s\n' "install-build-deps: $*"; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo -n "$@"
+    else say "needs root or sudo for: $*" >&2; return 1
+    fi
+}
+
+retry() {
+    local try
+    for try in 1 2 3; do
+        if "$@"; then return 0; fi
+        say "try $try of 3 failed: $*" >&2
+        sleep $((try * 3))
+    done
+    return 1
+}
+
+debian() {
+    # gcc compiles zstd and the assembly of BLAKE3. clang and llvm-strip only rebuild the BPF object to compare it.
+    local wanted=(gcc make libc6-dev git ca-certificates curl util-linux kmod e2fsprogs) missing=() package
+    if ! $only_build; then
+        wanted+=(clang llvm fio xfsprogs btrfs-progs sqlite3 python3 python3-venv)
+    fi
+    for package in "${wanted[@]}"; do
+        case "$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)" in
+            ii*) ;;
+            *) missing+=("$package") ;;
+        esac
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    retry as_root apt-get update -qq
+    retry as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" \
+        >/dev/null
+}
+
+fedora() {
+    local wanted=(gcc make glibc-devel git ca-certificates curl util-linux kmod e2fsprogs) missing=() package
+    if ! $only_build; then
+        wanted+=(clang llvm fio xfsprogs btrfs-progs sqlite python3)
+    fi
+    for package in "${wanted[@]}"; do
+        rpm -q --quiet --whatprovides "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing ${missing[*]}"
+    retry as_root dnf install -q -y --setopt=install_weak_deps=False "${missing[@]}"
+}
+
+rust() {
+    command -v cargo >/dev/null && return 0
+    if [ -x "$HOME/.cargo/bin/cargo" ]; then
+        say "cargo is in ~/.cargo/bin, which is not in PATH" >&2
+        return 0
+    fi
+    say "installing Rust with rustup, for this user"
+    retry curl --proto '=https' --tlsv1.2 -sSf -o /tmp/rustup-init.$$ https://sh.rustup.rs
+    sh /tmp/rustup-init.$$ -y -q --profile minimal --component clippy --component rustfmt --no-modify-path
+    rm -f /tmp/rustup-init.$$
+}
+
+# The second reader of the format needs three packages, kept away from the system's Python.
+python_packages() {
+    local venv="$root/target/python" packages=(blake3==1.0.* zstandard==0.25.* pynacl==1.6.*)
+    if [ -x "$venv/bin/python3" ] && "$venv/bin/python3" -B "$root/tests/format_reader/reader.py" packages 2>/dev/null
+    then return 0
+    fi
+    say "installing Python packages into target/python"
+    rm -rf "$venv"
+    mkdir -p "$root/target"
+    python3 -m venv "$venv"
+    retry "$venv/bin/pip" install -q --disable-pip-version-check --prefer-binary "${packages[@]}"
+}
+
+# cargo-deny has no package and is built here. Without optimisation: it runs for a second and would compile for minutes.
+cargo_deny() {
+    cargo deny --version >/dev/null 2>&1 && return 0
+    say "building cargo-deny, once"
+    CARGO_TARGET_DIR="$root/target/tools" retry cargo install -q --locked --debug cargo-deny
+    rm -rf "$root/target/tools"
+}
+
+main() {
+    if command -v apt-get >/dev/null; then debian
+    elif command -v dnf >/dev/null; then fedora
+    else say "neither apt-get nor dnf here: install gcc, clang, fio, xfsprogs, btrfs-progs, sqlite3, python3 yourself" >&2
+    fi
+    rust
+    export PATH="$HOME/.cargo/bin:$PATH"
+    if ! $only_build; then
+        python_packages
+        cargo_deny
+    fi
+    say "done"
+}
+
+main </dev/null

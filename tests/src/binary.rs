@@ -1,0 +1,32 @@
+//! The project's programs, built as the tests themselves are.
+//!
+//! Tests of another package are not told by cargo where a package's binary is, so it is built here, which takes no time
+//! where it is built already. Deliberately not here: how the programs are used.
+#![allow(clippy::unwrap_used, reason = "for tests, which fail by panicking")]
+
+use std::{env, path::PathBuf, process::Command};
+
+/// Where the binary `name` of `package` is, after making sure that it is of the present source.
+///
+/// # Panics
+/// When it does not build.
+#[must_use]
+pub fn binary(package: &str, name: &str) -> PathBuf {
+    // <target>/<profile>/deps/<test>
+    let test = env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    let target = profile.parent().unwrap();
+    let profile_name = match profile.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--package", package, "--bin", name, "--profile", profile_name])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(built.success(), "{name} does not build");
+    profile.join(name)
+}

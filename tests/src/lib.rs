@@ -1,0 +1,10 @@
+//! What the tests share.
+
+pub mod agent_process;
+pub mod binary;
+pub mod load;
+pub mod load_ordered;
+pub mod load_sqlite;
+pub mod requirement;
+pub mod scratch;
+pub mod vault_maker;
