@@ -121,7 +121,7 @@ pub enum Kind {
 pub struct IndexEntry {
     /// Its first block.
     pub start: BlockIndex,
-    /// How many blocks. At most [`WINDOW_BLOCKS`] unless the kind is [`Kind::Zero`].
+    /// How many blocks. At most [`WINDOW_BLOCKS`](crate::WINDOW_BLOCKS) unless the kind is [`Kind::Zero`].
     pub count: u32,
     /// How it is stored.
     pub kind: Kind,
