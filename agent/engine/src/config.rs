@@ -6,6 +6,18 @@ use std::time::Duration;
 
 use mobility_format::ByteCount;
 
+/// How a cut that stops nobody and one that holds writes are chosen between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CutPolicy {
+    /// Never hold a write; a point that cannot be had so is fuzzy.
+    Optimistic,
+    /// Freeze the file systems for every point.
+    Freeze,
+    /// Freeze only where the last cuts show that it is needed.
+    #[default]
+    Auto,
+}
+
 /// What the engine may use, and how often it shall make points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -25,6 +37,12 @@ pub struct Limits {
     pub tries: u32,
     /// How long to wait between two tries, before jitter.
     pub try_delay: Duration,
+    /// Whether and when file systems are frozen for a cut.
+    pub cut_policy: CutPolicy,
+    /// How long a frozen cut may hold writes, from the first file system's freeze to the last one's thaw.
+    pub freeze_limit: Duration,
+    /// From one application-consistent point to the next; without it, they are made only when asked for.
+    pub application_interval: Option<Duration>,
     /// How many uploads run at once.
     pub uploads: usize,
     /// How many segments may wait in memory, being uploaded included.
@@ -51,6 +69,9 @@ impl Default for Limits {
             passes: 8,
             tries: 5,
             try_delay: Duration::from_millis(50),
+            cut_policy: CutPolicy::Auto,
+            freeze_limit: Duration::from_millis(300),
+            application_interval: None,
             uploads: 2,
             segments: 4,
             retry_first: Duration::from_millis(250),

@@ -28,7 +28,7 @@ mod time;
 mod upload;
 
 pub use action::{Action, CommitDisk, CommitKind, PointFigures};
-pub use config::Limits;
+pub use config::{CutPolicy, Limits};
 pub use cut::{CutDisk, CutPlan};
 pub use engine::{Engine, Start};
 pub use event::{
