@@ -15,7 +15,7 @@ use mobility_format::{
     manifest::{Run, SignedManifest},
     segment::{ExtentDecoder, Kind, SegmentHeader, SegmentReader},
 };
-use samples::Random;
+use mobility_tests::dice::Dice;
 use second_reader::SecondReader;
 use serde_json::{Value, json};
 use vault::Vault;
@@ -64,7 +64,7 @@ fn as_first_reader_says(bytes: &[u8]) -> Value {
 fn both_readers_see_the_same_in_a_segment() {
     let Some(second) = SecondReader::find() else { return };
     for seed in 0..12 {
-        let (bytes, _) = samples::segment(&mut Random::new(seed), header(seed));
+        let (bytes, _) = samples::segment(&mut Dice::new(seed), header(seed));
         assert_eq!(second.segment(&bytes).unwrap(), as_first_reader_says(&bytes), "seed {seed}");
     }
 }
@@ -72,10 +72,10 @@ fn both_readers_see_the_same_in_a_segment() {
 #[test]
 fn both_readers_refuse_a_damaged_segment() {
     let Some(second) = SecondReader::find() else { return };
-    let mut random = Random::new(7);
-    let (good, _) = samples::segment(&mut random, header(7));
+    let mut dice = Dice::new(7);
+    let (good, _) = samples::segment(&mut dice, header(7));
     for _ in 0..24 {
-        let (mut bad, bit) = (good.clone(), random.below(good.len() as u64 * 8) as usize);
+        let (mut bad, bit) = (good.clone(), dice.below(good.len() as u64 * 8) as usize);
         bad[bit / 8] ^= 1 << (bit % 8);
         let first = SegmentReader::open(&bad[..]).and_then(|reader| reader.check_payload());
         assert!(first.is_err(), "bit {bit}");

@@ -1,57 +1,34 @@
-//! Content from a seed: numbers, blocks and segments. The same seed gives the same bytes for ever.
+//! Content from a seed: blocks and segments. The same seed gives the same bytes for ever.
 
 use mobility_format::{
     BLOCK_SIZE, BlockRange, BlockSet, WINDOW_BLOCKS,
     segment::{ExtentEncoder, SegmentHeader, SegmentSummary, SegmentWriter, is_zero},
 };
+use mobility_tests::dice::Dice;
 
-/// Numbers from a seed (SplitMix64).
-pub(crate) struct Random(u64);
-
-impl Random {
-    /// The numbers that follow from `seed`.
-    pub(crate) fn new(seed: u64) -> Self {
-        Random(seed)
-    }
-
-    /// The next number.
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`, which is not 0.
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    /// Fills `bytes` with one of three kinds of content: zeros, text-like, noise.
-    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
-        match self.below(3) {
-            0 => bytes.fill(0),
-            1 => {
-                let word = self.next();
-                bytes.chunks_mut(8).enumerate().for_each(|(i, c)| {
-                    c.copy_from_slice(&(word ^ (i as u64 / 7)).to_le_bytes()[..c.len()]);
-                });
-            }
-            _ => bytes.chunks_mut(8).for_each(|c| c.copy_from_slice(&self.next().to_le_bytes()[..c.len()])),
+/// Fills `bytes` with one of three kinds of content: zeros, text-like, noise.
+pub(crate) fn fill(dice: &mut Dice, bytes: &mut [u8]) {
+    match dice.below(3) {
+        0 => bytes.fill(0),
+        1 => {
+            let word = dice.number();
+            bytes.chunks_mut(8).enumerate().for_each(|(i, c)| {
+                c.copy_from_slice(&(word ^ (i as u64 / 7)).to_le_bytes()[..c.len()]);
+            });
         }
+        _ => bytes.chunks_mut(8).for_each(|c| c.copy_from_slice(&dice.number().to_le_bytes()[..c.len()])),
     }
 }
 
 /// A segment of up to twenty extents of all kinds, written out of order.
-pub(crate) fn segment(random: &mut Random, header: SegmentHeader) -> (Vec<u8>, SegmentSummary) {
+pub(crate) fn segment(dice: &mut Dice, header: SegmentHeader) -> (Vec<u8>, SegmentSummary) {
     let mut writer = SegmentWriter::new(Vec::new(), header).unwrap();
     let mut encoder = ExtentEncoder::new().unwrap();
-    for window in (0..random.below(20)).rev() {
-        let first = random.below(WINDOW_BLOCKS);
-        let range = BlockRange::new(window * WINDOW_BLOCKS + first, 1 + random.below(WINDOW_BLOCKS - first));
+    for window in (0..dice.below(20)).rev() {
+        let first = dice.below(WINDOW_BLOCKS);
+        let range = BlockRange::new(window * WINDOW_BLOCKS + first, 1 + dice.below(WINDOW_BLOCKS - first));
         let mut plain = vec![0; range.bytes().0 as usize];
-        random.fill(&mut plain);
+        fill(dice, &mut plain);
         if is_zero(&plain) {
             writer.append_zero(range).unwrap();
         } else {

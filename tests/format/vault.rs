@@ -15,12 +15,13 @@ use mobility_format::{
     envelope::{self, Magic, SigningKey},
     key::{CacheKey, TargetKey},
     manifest::{Commit, Consistency, Cut, CutMethod, DiskState, Manifest, Run, SegmentRef, SignedManifest},
-    segment::{SegmentHeader, SegmentSummary},
+    segment::SegmentHeader,
 };
+use mobility_tests::dice::Dice;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::samples::{Random, segment_of};
+use crate::samples::{fill, segment_of};
 
 const MACHINE: MachineId = MachineId([0xAB; 16]);
 const EPOCHS: u64 = 12;
@@ -49,7 +50,7 @@ struct Disk {
 pub(crate) struct Vault {
     root: TempDir,
     signing: SigningKey,
-    random: Random,
+    dice: Dice,
     disks: Vec<Disk>,
     previous: Digest,
     points: Vec<Expected>,
@@ -68,7 +69,7 @@ impl Vault {
         let mut vault = Vault {
             root: TempDir::new().unwrap(),
             signing: SigningKey::from_bytes(&[seed as u8 + 1; 32]),
-            random: Random::new(seed),
+            dice: Dice::new(seed),
             disks: vec![disk(1, 3 * (1 << 20) + 1000), disk(2, 700 * 1024), disk(3, 300 * 1024)],
             previous: Digest::NONE,
             points: Vec::new(),
@@ -140,9 +141,9 @@ impl Vault {
             (1, 12) => self.disks[1].image.resize(600 * 1024, 0),
             _ => {}
         }
-        for part in 0..1 + self.random.below(3) as u32 {
+        for part in 0..1 + self.dice.below(3) as u32 {
             let set = self.change(index, grown && part == 0);
-            let (random, disk) = (&mut self.random, &mut self.disks[index]);
+            let (random, disk) = (&mut self.dice, &mut self.disks[index]);
             let session = SessionId((random.below(2) + 1).to_le_bytes());
             let header = SegmentHeader {
                 machine: MACHINE,
@@ -161,7 +162,7 @@ impl Vault {
             }
             let key = segment_key(&header, epoch);
             // A part that a killed agent left behind: nobody refers to it, nobody may trip over it.
-            if self.random.below(4) == 0 {
+            if self.dice.below(4) == 0 {
                 put(
                     self.root.path(),
                     &segment_key(&SegmentHeader { session: SessionId([9; 8]), ..header }, epoch),
@@ -169,7 +170,7 @@ impl Vault {
                 );
             }
             put(self.root.path(), &key, &bytes);
-            segments.push(reference(&header, &summary));
+            segments.push(summary.named(header.session, header.part));
         }
         segments
     }
@@ -184,12 +185,12 @@ impl Vault {
             set.insert_range(BlockRange::new(old - 1, ByteCount(image.len() as u64).blocks() - old + 1));
         }
         let blocks = ByteCount(image.len() as u64).blocks();
-        for _ in 0..1 + self.random.below(6) {
-            let first = self.random.below(blocks);
-            let range = BlockRange::new(first, 1 + self.random.below((blocks - first).min(300)));
+        for _ in 0..1 + self.dice.below(6) {
+            let first = self.dice.below(blocks);
+            let range = BlockRange::new(first, 1 + self.dice.below((blocks - first).min(300)));
             let (start, end) = (range.start.byte_offset() as usize, range.end().byte_offset() as usize);
             let end = end.min(image.len());
-            self.random.fill(&mut image[start..end]);
+            fill(&mut self.dice, &mut image[start..end]);
             set.insert_range(range);
         }
         set
@@ -241,7 +242,7 @@ impl Vault {
                 first_epoch: first,
                 last_epoch: last,
                 size: ByteCount(disk.image.len() as u64),
-                segments: vec![reference(&header, &summary)],
+                segments: vec![summary.named(header.session, header.part)],
             };
             let digest = summary.digest;
             let key = TargetKey::MergedSegment { machine: MACHINE, disk: disk.id, first, last, digest };
@@ -288,18 +289,6 @@ fn point_at(epoch: u64) -> Commit {
 
 fn time(epoch: u64) -> Timestamp {
     Timestamp::new(1_770_000_000 + epoch as i64, 123_000_000).unwrap()
-}
-
-fn reference(header: &SegmentHeader, summary: &SegmentSummary) -> SegmentRef {
-    SegmentRef {
-        session: header.session,
-        part: header.part,
-        digest: summary.digest,
-        length: ByteCount(summary.length),
-        first_block: summary.first_block,
-        end_block: summary.end_block,
-        blocks: summary.blocks,
-    }
 }
 
 fn segment_key(header: &SegmentHeader, epoch: u64) -> String {

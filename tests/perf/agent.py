@@ -1,5 +1,6 @@
 """Runs our own programs: whole runs of the agent, an agent in the background, restores, and the stages alone."""
 
+import glob
 import json
 import os
 import re
@@ -14,8 +15,7 @@ import machine
 
 PINS = "/sys/fs/bpf/mobility-agent"
 LINE = re.compile(r"^(?P<time>\S+Z)\s+\w+\s+(?P<text>.*)$")
-WINDOW = re.compile(r"cut: Consistent window_us=(\d+)")
-POINT = re.compile(r"recovery point \d+: (crash-consistent|fuzzy)")
+POINT = re.compile(r"recovery point (?P<epoch>\d+): (crash-consistent|fuzzy)")
 
 
 class Agent:
@@ -49,17 +49,48 @@ class Agent:
         return self.process.pid
 
     def points(self):
+        """When each recovery point was committed, by its epoch, oldest first."""
         with open(self.log) as log:
-            return pass_times(log.read())
+            return point_times(log.read())
 
     def wait_for_points(self, count, limit=3600):
+        self.wait_until(lambda: len(self.points()) >= count, f"{count} recovery points", limit)
+
+    def pass_of(self, change, tries=5):
+        """Runs `change`, which writes to the disk, and returns the seconds that the point with it took: from when its cycle
+        began, which is when it was due, to its commit. No line of the log marks that beginning, but the state file says
+        beforehand when it will be."""
+        for _ in range(tries):
+            self.wait_for_points(len(self.points()) + 1)
+            made = self.points()
+            change()
+            changed = time.time()
+            due = self.next_point(max(made))
+            if changed < due:
+                self.wait_for_points(len(made) + 1)
+                return list(self.points().values())[len(made)] - due
+            # Another point was being made meanwhile, and has a part of the change.
+        raise RuntimeError(f"{tries} times a point came while the disk was being written to; the interval is too short")
+
+    def next_point(self, after):
+        """When the point that follows the one of epoch `after` is due; the state file is replaced each second."""
+        states = []
+
+        def known():
+            states[:] = [state for state in map(read_state, glob.glob(os.path.join(self.dir, "run", "*.json"))) if state]
+            return states and states[0]["last_point"] and states[0]["last_point"]["epoch"] >= after
+
+        self.wait_until(known, f"the state after point {after}", 60)
+        return timestamp(states[0]["next_point"])
+
+    def wait_until(self, condition, what, limit):
         end = time.monotonic() + limit
-        while len(self.points()) < count:
+        while not condition():
             if self.process.poll() is not None:
                 with open(self.log) as log:
                     raise RuntimeError(f"the agent ended:\n{log.read()[-2000:]}")
             if time.monotonic() > end:
-                raise RuntimeError(f"no recovery point within {limit} s")
+                raise RuntimeError(f"waited {limit} s in vain for {what}")
             time.sleep(0.05)
 
     def stop(self):
@@ -93,24 +124,30 @@ class Agent:
         shutil.rmtree(self.dir, ignore_errors=True)
 
 
-def pass_times(log):
-    """For each recovery point in a log, the seconds from the cut's beginning to the commit; nothing for a point without
-    a cut of its own."""
-    times, began = [], None
-    for at, text in lines(log):
-        if cut := WINDOW.search(text):
-            began = at - int(cut[1]) / 1e6
-        elif POINT.search(text):
-            times.append(at - began if began else None)
-            began = None
-    return times
+def point_times(log):
+    """When each recovery point in a log was committed, by its epoch."""
+    found = ((POINT.search(text), at) for at, text in lines(log))
+    return {int(point["epoch"]): at for point, at in found if point}
+
+
+def read_state(path):
+    """A state file; nothing while it is being exchanged."""
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def timestamp(text):
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 def lines(log):
     """The time and the text of each line that has both."""
     for line in log.splitlines():
         if parsed := LINE.match(line):
-            yield datetime.fromisoformat(parsed["time"].replace("Z", "+00:00")).timestamp(), parsed["text"]
+            yield timestamp(parsed["time"]), parsed["text"]
 
 
 def stages(programs, *arguments):

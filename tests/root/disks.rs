@@ -9,7 +9,6 @@ use std::{
     io,
     os::unix::fs::{FileExt, symlink},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use mobility_capture::{
@@ -18,35 +17,7 @@ use mobility_capture::{
     scan::{DigestTable, Expected, NextTable, Scan, block_digests},
 };
 use mobility_format::{BLOCK_SIZE, BlockRange, BlockSet, ByteCount, Digest};
-use mobility_tests::requirement::Requirement;
-
-const MIB: u64 = 1 << 20;
-
-/// Runs a program to its end and gives back what it printed.
-#[track_caller]
-fn run(program: &str, arguments: &[&str]) -> String {
-    try_run(program, arguments).unwrap_or_else(|error| panic!("{error}"))
-}
-
-fn try_run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output =
-        Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
-    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    match output.status.success() {
-        true => Ok(printed),
-        false => Err(format!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr))),
-    }
-}
-
-fn root() -> Option<()> {
-    let found = match rustix::process::geteuid().is_root() {
-        true => {
-            try_run("losetup", &["--find"]).map_err(|error| format!("no loop device can be had: {error}"))
-        }
-        false => Err("this is not root".to_owned()),
-    };
-    Requirement::Root.or_skip(found).map(|_| ())
-}
+use mobility_tests::scratch::{MIB, root_with, run, try_run};
 
 /// A loop device over a file.
 struct Loop {
@@ -107,7 +78,7 @@ fn scratch() -> tempfile::TempDir {
 
 #[test]
 fn root_a_loop_device_is_known_by_the_file_behind_it() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let made = Loop::over(dir.path().join("a.img"), 64 * MIB + 512, &["--sector-size", "512"]);
     let link = dir.path().join("by-id");
@@ -129,7 +100,7 @@ fn root_a_loop_device_is_known_by_the_file_behind_it() {
 
 #[test]
 fn root_what_becomes_of_a_device_is_noticed() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let made = Loop::over(dir.path().join("a.img"), 64 * MIB, &[]);
     let disk = made.disk();
@@ -156,7 +127,7 @@ fn root_what_becomes_of_a_device_is_noticed() {
 
 #[test]
 fn root_what_cannot_be_protected_is_refused() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let read_only = Loop::over(dir.path().join("ro.img"), MIB, &["--read-only"]);
     assert!(matches!(Disk::inspect(&read_only.device), Err(DiskError::ReadOnly { .. })));
@@ -174,7 +145,7 @@ fn root_what_cannot_be_protected_is_refused() {
 
 #[test]
 fn root_partitions_belong_to_their_disk() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let made = Loop::over(dir.path().join("a.img"), 8 * MIB, &["--partscan"]);
     // Told to the kernel rather than written to the disk: not every kernel reads partition tables.
@@ -202,7 +173,7 @@ fn root_partitions_belong_to_their_disk() {
 
 #[test]
 fn root_no_vault_on_the_disk_that_it_would_protect() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let made = Loop::over(dir.path().join("outer.img"), 512 * MIB, &[]);
     for kind in ["ext4", "xfs", "btrfs"] {
@@ -248,7 +219,7 @@ fn find_buffered(device: &File, size: u64, needle: &[u8]) -> u64 {
 
 #[test]
 fn root_a_direct_read_is_right_where_a_buffered_one_is_stale() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let made = Loop::over(dir.path().join("a.img"), 64 * MIB, &[]);
     // Small file systems get smaller blocks unless told otherwise.
@@ -277,7 +248,7 @@ fn root_a_direct_read_is_right_where_a_buffered_one_is_stale() {
 
 #[test]
 fn root_a_device_that_ends_within_a_block_is_read_to_its_last_sector() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let made = Loop::over(dir.path().join("a.img"), MIB + 3 * 512, &["--sector-size", "512"]);
     File::options().write(true).open(&made.file).unwrap().write_all_at(&[7; 3 * 512], MIB).unwrap();
@@ -289,7 +260,7 @@ fn root_a_device_that_ends_within_a_block_is_read_to_its_last_sector() {
 
 #[test]
 fn root_blocks_that_cannot_be_read_are_named_and_the_rest_is_read() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let made = Loop::over(dir.path().join("a.img"), 2 * MIB, &[]);
     let image = OpenOptions::new().write(true).open(&made.file).unwrap();
@@ -316,7 +287,7 @@ fn root_blocks_that_cannot_be_read_are_named_and_the_rest_is_read() {
 
 #[test]
 fn root_a_scan_finds_what_a_mounted_file_system_wrote() {
-    let Some(()) = root() else { return };
+    let Some(()) = root_with(&[]) else { return };
     let dir = scratch();
     let made = Loop::over(dir.path().join("a.img"), 64 * MIB, &[]);
     let mounted = Mounted::at(dir.path().join("mounted"), &made, "ext4");

@@ -86,6 +86,7 @@ fn root_full_storage_is_waited_for() {
     drop(file);
     let full = scene.outage("storage-full", "make room");
     assert_eq!(full["disks"][0]["state"], "protected", "tracking goes on meanwhile: {full}");
+    scene.agent.wait_for("a backlog", |status| status["backlog"].as_u64().unwrap() > 0);
     fs::remove_file(ballast).unwrap();
     scene.goes_on();
 }

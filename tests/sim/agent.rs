@@ -59,10 +59,6 @@ impl Agent {
         self.jobs.values().any(|job| matches!(job, Job::Cut(cut) if cut.is_taking_touched()))
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
-        self.jobs.values().any(|job| matches!(job, Job::Drain(_)))
-    }
-
     pub(crate) fn head_content(&self, disk: usize, block: u64) -> Content {
         self.head.get(disk).and_then(|image| image.get(block as usize)).copied().unwrap_or(ZERO)
     }

@@ -2,8 +2,10 @@
 //!
 //! Deliberately not here: what has to be read and what conflicts; that is the code under test.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use mobility_engine::{CutDisk, CutDiskOutcome, CutFigures, CutPlan, Drained, Event, Verdict};
-use mobility_format::{BLOCK_SIZE, BlockSet, ByteCount, DiskId};
+use mobility_format::{BLOCK_SIZE, BlockIndex, BlockSet, ByteCount, DiskId};
 
 use crate::{
     device::Content,
@@ -20,8 +22,42 @@ struct Part {
     in_flight: BlockSet,
     idle: bool,
     blocks: Vec<u64>,
-    read: Vec<(u64, Content)>,
+    /// How many of them were read, and how many of these looked at once more.
+    read: usize,
+    validated: usize,
     conflicts: BlockSet,
+    /// Of all rounds.
+    rounds: Vec<Drained>,
+    content: BTreeMap<u64, Content>,
+    conflicted: BlockSet,
+}
+
+impl Part {
+    fn new((id, plan): (DiskId, CutPlan)) -> Self {
+        Part {
+            disk: disk_index(id),
+            cut: CutDisk::new(plan),
+            drained: Drained::default(),
+            in_flight: BlockSet::new(),
+            idle: false,
+            blocks: Vec::new(),
+            read: 0,
+            validated: 0,
+            conflicts: BlockSet::new(),
+            rounds: Vec::new(),
+            content: BTreeMap::new(),
+            conflicted: BlockSet::new(),
+        }
+    }
+
+    fn next_round(&mut self) {
+        let conflicts = std::mem::take(&mut self.conflicts);
+        let drained = std::mem::take(&mut self.drained);
+        self.cut.next_round(&drained, &conflicts);
+        self.conflicted.union_with(&conflicts);
+        self.rounds.push(drained);
+        (self.read, self.validated, self.idle) = (0, 0, false);
+    }
 }
 
 /// What is done next, to which part.
@@ -43,25 +79,17 @@ pub(crate) struct CutJob {
     stage: Stage,
     at: usize,
     most: u64,
+    /// Whether writes are held until it is over.
+    freezes: bool,
     t0: u64,
     settle_until: u64,
 }
 
 impl CutJob {
-    pub(crate) fn new(plans: Vec<(DiskId, CutPlan)>, most: ByteCount) -> Self {
-        let part = |(id, plan)| Part {
-            disk: disk_index(id),
-            cut: CutDisk::new(plan),
-            drained: Drained::default(),
-            in_flight: BlockSet::new(),
-            idle: false,
-            blocks: Vec::new(),
-            read: Vec::new(),
-            conflicts: BlockSet::new(),
-        };
-        let parts = plans.into_iter().map(part).collect();
+    pub(crate) fn new(plans: Vec<(DiskId, CutPlan)>, most: ByteCount, freeze: Option<Duration>) -> Self {
         CutJob {
-            parts,
+            parts: plans.into_iter().map(Part::new).collect(),
+            freezes: freeze.is_some(),
             stage: Stage::Touched { word: 0 },
             at: 0,
             most: most.blocks(),
@@ -96,6 +124,7 @@ impl CutJob {
 impl World {
     pub(crate) fn step_cut(&mut self, job: &mut CutJob) -> Next {
         let disk = job.parts[job.at].disk;
+        self.held |= job.freezes;
         match job.stage {
             Stage::Touched { mut word } => {
                 let (range, last) = self.words(disk, &mut word);
@@ -137,19 +166,10 @@ impl World {
                 if self.trackers[disk].uncounted() && self.plan.mutant != Some(Mutant::IgnoresMissedIssues) {
                     return self.cut_over(job, Verdict::Missed);
                 }
-                let tracker = &self.trackers[disk];
-                let part = &mut job.parts[job.at];
-                part.conflicts = part.cut.conflicts(&tracker.touched, &tracker.dirty);
+                self.validate(job);
                 job.advance(Stage::Validate, Stage::Validate);
                 if job.at == 0 {
-                    let conflicts = job.parts.iter().map(|part| part.conflicts.len()).sum();
-                    let blind = self.plan.mutant == Some(Mutant::NoValidation);
-                    let verdict = if conflicts == 0 || blind {
-                        Verdict::Consistent
-                    } else {
-                        Verdict::Conflict(conflicts)
-                    };
-                    return self.cut_over(job, verdict);
+                    return self.step_round_over(job);
                 }
             }
         }
@@ -168,7 +188,8 @@ impl World {
         if self.plan.mutant == Some(Mutant::IgnoresInFlight) {
             part.idle = true;
         }
-        if !part.cut.settled(&part.in_flight, &self.trackers[disk].dirty, part.idle) {
+        let tracker = &self.trackers[disk];
+        if !part.cut.settled(&part.in_flight, &tracker.dirty, &tracker.touched, part.idle) {
             if self.now > job.settle_until {
                 return self.cut_over(job, Verdict::Unsettled);
             }
@@ -185,24 +206,57 @@ impl World {
     }
 
     fn step_cut_read(&mut self, job: &mut CutJob) -> Next {
+        if self.rng.per_mille(500) {
+            self.validate(job);
+        }
         let part = &mut job.parts[job.at];
         for _ in 0..self.rng.within(1, 4) {
-            let Some(&block) = part.blocks.get(part.read.len()) else { break };
+            let Some(&block) = part.blocks.get(part.read) else { break };
             match self.devices[part.disk].read(block) {
-                Some(content) => part.read.push((block, content)),
+                Some(content) => {
+                    part.content.insert(block, content);
+                    part.read += 1;
+                }
                 None => {
                     let disk = part.disk;
                     return self.cut_over(job, Verdict::Unread(disk_id(disk), unreadable(disk)));
                 }
             }
         }
-        if part.read.len() == part.blocks.len() {
+        if part.read == part.blocks.len() {
             if self.plan.mutant == Some(Mutant::DrainsAfterRead) {
                 self.trackers[part.disk].dirty = BlockSet::new();
             }
             job.advance(Stage::Read, Stage::Validate);
         }
         Some(self.read_delay())
+    }
+
+    /// Looks at the marks of what was read since the last look: it is of `t0` if it is untouched now.
+    fn validate(&mut self, job: &mut CutJob) {
+        let part = &mut job.parts[job.at];
+        let read: BlockSet = part.blocks[part.validated..part.read].iter().map(|&b| BlockIndex(b)).collect();
+        part.validated = part.read;
+        if self.plan.mutant != Some(Mutant::NoValidation) {
+            let tracker = &self.trackers[part.disk];
+            let (touched, dirty) = (tracker.touched.intersection(&read), tracker.dirty.intersection(&read));
+            part.conflicts.union_with(&part.cut.conflicts(&touched, &dirty));
+        }
+    }
+
+    /// Everything was read and looked at: it is consistent, or another round follows, or that was the last.
+    fn step_round_over(&mut self, job: &mut CutJob) -> Next {
+        let conflicts: u64 = job.parts.iter().map(|part| part.conflicts.len()).sum();
+        if conflicts == 0 {
+            return self.cut_over(job, Verdict::Consistent);
+        }
+        if self.rng.per_mille(300) {
+            return self.cut_over(job, Verdict::Conflict(conflicts));
+        }
+        self.mark("cut goes on");
+        job.parts.iter_mut().for_each(Part::next_round);
+        job.stage = Stage::Touched { word: 0 };
+        Some(self.rng.within(1, 20))
     }
 
     fn cut_over(&mut self, job: &mut CutJob, verdict: Verdict) -> Next {
@@ -213,20 +267,25 @@ impl World {
             Verdict::Unsettled => "cut unsettled",
             Verdict::Missed => "cut missed",
             Verdict::Unread(..) => "cut unread",
+            Verdict::Overrun | Verdict::NotFrozen(_) | Verdict::NothingToFreeze => "cut not frozen",
         });
+        self.held = false;
         let consistent = verdict == Verdict::Consistent;
         let read = ByteCount(job.to_read() * BLOCK_SIZE as u64);
         // To the engine it is a number like any other; to the checks it is the moment itself.
-        let figures = CutFigures { t0_us: job.t0 as i64, window_us: 1, read };
+        let rounds = job.parts.first().map_or(1, |part| part.rounds.len() as u32 + 1);
+        let figures =
+            CutFigures { t0_us: job.t0 as i64, window_us: 1, read, rounds, held_us: 0, frozen: job.freezes };
         let mut outcomes = Vec::new();
         let mut packing = Vec::new();
         for part in &mut job.parts {
-            let read = if consistent { part.cut.to_read().clone() } else { BlockSet::new() };
-            outcomes.push((
-                disk_id(part.disk),
-                CutDiskOutcome { drained: std::mem::take(&mut part.drained), read },
-            ));
-            let blocks = std::mem::take(&mut part.read);
+            let read = if consistent { part.cut.read() } else { BlockSet::new() };
+            part.conflicted.union_with(&part.conflicts);
+            let mut drained = std::mem::take(&mut part.rounds);
+            drained.push(std::mem::take(&mut part.drained));
+            let conflicts = std::mem::take(&mut part.conflicted);
+            outcomes.push((disk_id(part.disk), CutDiskOutcome { drained, read, conflicts }));
+            let blocks: Vec<_> = std::mem::take(&mut part.content).into_iter().collect();
             if consistent && !blocks.is_empty() {
                 packing.push((part.disk, blocks));
             }

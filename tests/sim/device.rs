@@ -5,7 +5,11 @@
 //! is a number, its content; two versions with the same content cannot be told apart, as on a real disk. Deliberately not
 //! here: who writes, who reads, and what a tracker sees of it.
 
+use std::collections::BTreeSet;
+
 use mobility_format::BlockRange;
+
+use crate::flights::Tag;
 
 /// Names a write. Number 0 stands for what the disk held at first: zeroes.
 pub(crate) type WriteId = usize;
@@ -13,6 +17,7 @@ pub(crate) type Content = u64;
 
 pub(crate) const ZERO: Content = 0;
 const TORN: Content = 1 << 63;
+const TAGS: Tag = 8;
 
 /// Whether a read has met a block while it was being changed.
 pub(crate) fn is_torn(content: Content) -> bool {
@@ -35,6 +40,8 @@ pub(crate) struct Write {
     pub(crate) pace: u64,
     /// Who goes on when it has completed.
     pub(crate) writer: usize,
+    /// No other write in flight has the same.
+    pub(crate) tag: Tag,
 }
 
 /// What the tracker sees of a write.
@@ -61,16 +68,14 @@ struct Block {
     /// The writes that reached it, oldest first.
     history: Vec<WriteId>,
     in_flight: u32,
-    /// Of these, writes that the tracker saw being issued.
-    seen_in_flight: u32,
-    /// A completion was not seen, so to the tracker a write is in flight until the next one completes.
-    stuck: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
     blocks: Vec<Block>,
     pub(crate) writes_in_flight: u32,
+    /// Those of the writes in flight.
+    tags: BTreeSet<Tag>,
     pub(crate) attached: bool,
     unreadable: Vec<BlockRange>,
     torn_reads: u64,
@@ -79,7 +84,14 @@ pub(crate) struct Device {
 impl Device {
     pub(crate) fn new(size: u64) -> Self {
         let blocks = vec![Block::default(); size as usize];
-        Device { blocks, writes_in_flight: 0, attached: true, unreadable: Vec::new(), torn_reads: 0 }
+        Device {
+            blocks,
+            writes_in_flight: 0,
+            tags: BTreeSet::new(),
+            attached: true,
+            unreadable: Vec::new(),
+            torn_reads: 0,
+        }
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -116,27 +128,19 @@ impl Device {
         (range.start.0..range.end().0).any(|block| self.blocks[block as usize].in_flight > 0)
     }
 
-    /// Whether a write to the block is in flight, as the tracker knows it.
-    pub(crate) fn in_flight(&self, block: u64) -> bool {
-        self.blocks.get(block as usize).is_some_and(|block| block.seen_in_flight > 0 || block.stuck)
-    }
-
     fn each(&mut self, range: BlockRange, f: impl FnMut(&mut Block)) {
         self.blocks[range.start.0 as usize..range.end().0 as usize].iter_mut().for_each(f);
     }
 
-    pub(crate) fn issue(&mut self, write: &Write) {
-        self.writes_in_flight += 1;
-        let seen = write.marks.issue == Mark::Seen;
-        self.each(write.range, |block| {
-            block.in_flight += 1;
-            block.seen_in_flight += u32::from(seen);
-        });
+    /// The tags that no write in flight has; there are more than writers, of whom each writes one at a time.
+    pub(crate) fn free_tags(&self) -> Vec<Tag> {
+        (0..TAGS).filter(|tag| !self.tags.contains(tag)).collect()
     }
 
-    /// Whoever followed what is in flight does not any more.
-    pub(crate) fn forget_in_flight(&mut self) {
-        self.blocks.iter_mut().for_each(|block| (block.seen_in_flight, block.stuck) = (0, false));
+    pub(crate) fn issue(&mut self, write: &Write) {
+        self.writes_in_flight += 1;
+        self.tags.insert(write.tag);
+        self.each(write.range, |block| block.in_flight += 1);
     }
 
     /// One stage of a write. True when it was the last and the write is complete.
@@ -155,12 +159,8 @@ impl Device {
         }
         write.completed = Some(stamp);
         self.writes_in_flight -= 1;
-        let Marks { issue, completion } = write.marks;
-        self.each(write.range, |block| {
-            block.in_flight -= 1;
-            block.seen_in_flight -= u32::from(issue == Mark::Seen);
-            block.stuck = issue == Mark::Seen && completion != Mark::Seen;
-        });
+        self.tags.remove(&write.tag);
+        self.each(write.range, |block| block.in_flight -= 1);
         true
     }
 
@@ -173,6 +173,15 @@ impl Device {
         let later = &history[floor.map_or(0, |index| index + 1)..];
         let in_flight = later.iter().filter(move |&&id| writes[id].issued < t0).map(|&id| writes[id].content);
         std::iter::once(base).chain(in_flight)
+    }
+
+    /// Whether the block held `content` at some time before `t0`, and was given it again after.
+    pub(crate) fn came_back(&self, writes: &[Write], block: u64, t0: u64, content: Content) -> bool {
+        let history = self.blocks.get(block as usize).map_or(&[][..], |block| &block.history);
+        let ended = |id: WriteId| writes[id].completed.unwrap_or(u64::MAX);
+        let same = || history.iter().copied().filter(|&id| writes[id].content == content);
+        let before = content == ZERO || same().any(|id| writes[id].issued < t0);
+        before && same().any(|id| ended(id) >= t0)
     }
 
     /// An earlier content of the block, for a write that brings it back.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use mobility_engine::{DiskStart, Engine, Event, Fault, FaultKind, Known, Limits, Start, Tracking};
+use mobility_engine::{DiskStart, Engine, Event, Fault, FaultKind, Known, Limits, Request, Start, Tracking};
 use mobility_format::{BlockRange, BlockSet};
 
 use crate::{
@@ -101,6 +101,8 @@ impl World {
             return;
         }
         self.mark("killed");
+        // By the guard, and by the next start of the agent.
+        (self.held, self.quiesced) = (false, false);
         if self.rng.per_mille(self.plan.reboots) {
             self.mark("rebooted");
             (0..self.devices.len()).for_each(|disk| self.lose_tracker(disk));
@@ -113,9 +115,11 @@ impl World {
     fn lose_tracker(&mut self, disk: usize) {
         match self.plan.mutant {
             Some(Mutant::BelievesOldMarks) => self.trackers[disk].lost = true,
-            _ => self.trackers[disk] = Tracker::lost(self.trackers[disk].size),
+            _ => {
+                self.trackers[disk] = Tracker::lost(self.trackers[disk].size);
+                self.trackers[disk].writes_in_flight = self.devices[disk].writes_in_flight;
+            }
         }
-        self.devices[disk].forget_in_flight();
         for write in self.writes.iter_mut().filter(|write| write.disk == disk && write.completed.is_none()) {
             write.marks.issue = Mark::Lost;
         }
@@ -128,7 +132,7 @@ impl World {
         self.lives += 1;
         let count = self.devices.len();
         let disks: Vec<_> = (0..count).map(|disk| self.disk_start(disk)).collect();
-        let (head, seed) = (self.service.head(), self.rng.next());
+        let (head, seed) = (self.service.head(), self.rng.number());
         let start = Start { limits: self.limits, seed, head, disks };
         self.note(|_| format!("{start:?}"));
         let engine = Engine::new(self.engine_time(), start);
@@ -162,6 +166,7 @@ impl World {
         let in_head = self.service.images.get(disk).is_some_and(|image| !image.is_empty());
         let size = self.devices[disk].size();
         let tracker = &mut self.trackers[disk];
+        tracker.taken_up();
         tracker.lost &= self.plan.mutant != Some(Mutant::BelievesOldMarks);
         let (lost, pending) = (tracker.lost, tracker.pending.clone());
         let polled = self.tracking[disk] == Tracking::Polling;
@@ -182,6 +187,7 @@ impl World {
         };
         if self.trackers[disk].lost {
             self.trackers[disk] = Tracker::new(size);
+            self.trackers[disk].writes_in_flight = self.devices[disk].writes_in_flight;
             if self.plan.mutant == Some(Mutant::StartsUnmarked) {
                 self.trackers[disk].pending = BlockSet::new();
             }
@@ -277,7 +283,8 @@ impl World {
             return;
         }
         if self.rng.per_mille(600) {
-            self.tell(Event::PointWanted);
+            let request = Request { id: self.stamp, application: self.rng.per_mille(300) };
+            self.tell(Event::PointWanted(request));
         } else {
             let interval = Duration::from_millis(self.rng.magnitude(300, 8_000));
             self.limits = Limits { interval, ..self.limits };
@@ -293,7 +300,7 @@ impl World {
         if !self.writing {
             return;
         }
-        match self.draw_write(writer) {
+        match self.draw_write(writer).filter(|_| !self.held) {
             Some(write) => self.issue(write),
             None => {
                 let delay = self.rng.magnitude(1, 2 * self.plan.think);
@@ -323,7 +330,7 @@ impl World {
         if !self.devices[disk].attached || (!overlap && self.devices[disk].busy(range)) {
             return None;
         }
-        let content = match self.rng.next() % 1000 {
+        let content = match self.rng.number() % 1000 {
             chance if chance < self.plan.discards => ZERO,
             chance if chance > 950 && count == 1 => {
                 let back = self.rng.within(1, 3) as usize;
@@ -333,8 +340,10 @@ impl World {
         };
         let blocks_written = if self.rng.per_mille(5) { self.rng.within(0, count) } else { count };
         let slow = self.rng.per_mille(slow_writes);
+        let tags = self.devices[disk].free_tags();
+        let tag = tags[self.rng.index(tags.len())];
         let pace = if slow { 3_000_000 } else { self.plan.write } / (2 * count + 1);
-        let marks = self.draw_marks(disk, range);
+        let marks = self.draw_marks();
         Some(Write {
             disk,
             range,
@@ -346,25 +355,19 @@ impl World {
             marks,
             pace,
             writer,
+            tag,
         })
     }
 
-    fn draw_marks(&mut self, disk: usize, range: BlockRange) -> Marks {
+    fn draw_marks(&mut self) -> Marks {
         let mut marks = Marks::default();
         if self.healed {
             return marks;
         }
-        let set = BlockSet::of(range);
-        let tracker = &self.trackers[disk];
-        // A lost mark shows only if no other write to the block is marked in its place. Where another one is, the real
-        // tracker has its table of writes in flight, which this model has not; `tests/root/tracker/misses.rs` tests it.
-        let marked = tracker.touched.intersects(&set) || tracker.dirty.intersects(&set);
-        let alone = !marked && !self.devices[disk].busy(range);
         // Issued and completed in the microseconds in which a cut takes `touched`, it would be missing from that point and
         // no other; the documentation of the engine's cut says so.
-        // And between the two ends of a drain the table of writes in flight is what sees it, as above.
-        let in_time = self.agent.as_ref().is_none_or(|agent| !agent.takes_touched() && !agent.is_draining());
-        if alone && in_time && self.rng.per_mille(self.plan.lost_completions) {
+        let in_time = self.agent.as_ref().is_none_or(|agent| !agent.takes_touched());
+        if in_time && self.rng.per_mille(self.plan.lost_completions) {
             self.mark("completion lost");
             marks.completion = Mark::Lost;
         }
@@ -390,8 +393,9 @@ impl World {
         }
         let id = self.writes.len();
         self.devices[disk].issue(&write);
+        self.trackers[disk].writes_in_flight += 1;
         match write.marks.issue {
-            Mark::Seen => self.trackers[disk].mark_issue(range),
+            Mark::Seen => self.trackers[disk].mark_issue(range, write.tag),
             Mark::Missed => self.trackers[disk].count(|counts| counts.issues += 1),
             Mark::Lost => {}
         }
@@ -421,6 +425,7 @@ impl World {
             marks,
             pace: 1,
             writer: usize::MAX,
+            tag: usize::MAX,
         };
         self.devices[disk].issue(&write);
         while !self.devices[disk].advance(id, &mut write, self.stamp) {}
@@ -430,13 +435,14 @@ impl World {
 
     pub(crate) fn on_device(&mut self, id: WriteId) {
         let write = &mut self.writes[id];
-        let (disk, range, pace, writer) = (write.disk, write.range, write.pace, write.writer);
+        let Write { disk, range, pace, writer, tag, .. } = *write;
         if !self.devices[disk].advance(id, write, self.stamp) {
             let delay = self.rng.magnitude(1, 2 * pace + 1);
             return self.after(delay, Step::Device(id));
         }
+        self.trackers[disk].writes_in_flight -= 1;
         match self.writes[id].marks.completion {
-            Mark::Seen => self.trackers[disk].mark_completion(range),
+            Mark::Seen => self.trackers[disk].mark_completion(range, tag),
             Mark::Missed => self.trackers[disk].count(|counts| counts.completions += 1),
             Mark::Lost => {}
         }

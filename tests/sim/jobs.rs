@@ -22,6 +22,8 @@ pub(crate) enum Job {
     Cut(Box<CutJob>),
     /// What a consistent cut has read, on its way into segments.
     Packing(Vec<(usize, Vec<(u64, Content)>)>),
+    /// What takes its time and does nothing to disks.
+    Errand(Event),
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +70,7 @@ impl Job {
             Job::Copy(copy) => vec![copy.disk],
             Job::Cut(cut) => cut.disks(),
             Job::Packing(parts) => parts.iter().map(|(disk, _)| *disk).collect(),
+            Job::Errand(_) => Vec::new(),
         }
     }
 }
@@ -108,6 +111,11 @@ impl World {
             Job::Copy(copy) => self.step_copy(copy),
             Job::Cut(cut) => self.step_cut(cut),
             Job::Packing(parts) => self.step_packing(parts),
+            Job::Errand(event) => {
+                self.quiesced |= matches!(event, Event::Quiesced(Ok(_)));
+                self.tell(event.clone());
+                None
+            }
         };
         let (Some(delay), Some(agent)) = (next, &mut self.agent) else { return };
         agent.jobs.insert(id, job);
@@ -119,6 +127,7 @@ impl World {
     pub(crate) fn words(&mut self, disk: usize, word: &mut u64) -> (BlockRange, bool) {
         let count = self.rng.within(1, 4);
         let range = BlockRange::new(*word * 64, count * 64);
+        self.trackers[disk].now = self.now;
         *word += count;
         (range, *word * 64 >= self.trackers[disk].size)
     }
@@ -266,6 +275,9 @@ impl World {
         }
         if job.next < job.blocks.len() {
             return Some(self.read_delay());
+        }
+        if self.plan.mutant == Some(Mutant::DrainsAfterRead) {
+            self.trackers[disk].forget(&job.blocks.iter().map(|&block| BlockIndex(block)).collect());
         }
         let mut unread = std::mem::take(&mut job.unread);
         let fault = (!unread.is_empty()).then(|| unreadable(disk));

@@ -3,7 +3,9 @@
 //!
 //! Deliberately not here: any switch in the product's own code.
 
-use crate::{plan::Plan, rng::Rng};
+use mobility_tests::dice::Dice;
+
+use crate::plan::Plan;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mutant {
@@ -15,7 +17,7 @@ pub(crate) enum Mutant {
     NoSuspects,
     /// A cut is called consistent without looking at the marks again.
     NoValidation,
-    /// `dirty` is taken after the blocks were read.
+    /// Marks are taken after the blocks were read.
     DrainsAfterRead,
     /// Missed completions are not told.
     IgnoresMissedCompletions,
@@ -53,7 +55,7 @@ pub(crate) enum Mutant {
 
 impl Mutant {
     /// Makes sure that what it does wrong is asked of it.
-    pub(crate) fn provoke(self, plan: &mut Plan, rng: &mut Rng) {
+    pub(crate) fn provoke(self, plan: &mut Plan, rng: &mut Dice) {
         const SECOND: u64 = 1_000_000;
         match self {
             Mutant::NoSuspects if plan.calm() => plan.lost_completions = 100,

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use mobility_engine::{Limits, Tracking};
+use mobility_engine::{CutPolicy, Limits, Tracking};
 use mobility_format::{BLOCK_SIZE, ByteCount};
+use mobility_tests::dice::Dice;
 
-use crate::{mutant::Mutant, rng::Rng};
+use crate::mutant::Mutant;
 
 /// Chances are in a thousand; pauses are means, in microseconds.
 #[derive(Clone, Debug)]
@@ -52,12 +53,16 @@ pub(crate) struct Plan {
 const SECOND: u64 = 1_000_000;
 
 impl Plan {
-    pub(crate) fn draw(rng: &mut Rng) -> Plan {
+    pub(crate) fn draw(rng: &mut Dice) -> Plan {
         let mut plan = Plan::quiet(rng);
         if rng.per_mille(150) {
             // Tracker faults that are beyond what the engine can know are made alone.
             match rng.index(2) {
-                0 => plan.lost_completions = rng.within(5, 200),
+                0 => {
+                    plan.lost_completions = rng.within(5, 200);
+                    plan.kills = rng.per_mille(300).then(|| rng.magnitude(SECOND / 10, 30 * SECOND));
+                    plan.overlap = rng.per_mille(300);
+                }
                 _ => plan.blind = rng.within(1, 20),
             }
             return plan;
@@ -81,7 +86,7 @@ impl Plan {
         plan
     }
 
-    fn quiet(rng: &mut Rng) -> Plan {
+    fn quiet(rng: &mut Dice) -> Plan {
         let disks = rng.within(1, 3);
         Plan {
             mutant: None,
@@ -136,7 +141,7 @@ impl Plan {
     }
 }
 
-fn limits(rng: &mut Rng) -> Limits {
+fn limits(rng: &mut Dice) -> Limits {
     let blocks = |count: u64| ByteCount(count * BLOCK_SIZE as u64);
     let mut millis = |low, high| Duration::from_millis(rng.magnitude(low, high));
     let (interval, try_delay) = (millis(300, 8_000), millis(1, 100));
@@ -146,6 +151,7 @@ fn limits(rng: &mut Rng) -> Limits {
         interval,
         cut_bytes: blocks(rng.magnitude(4, 200)),
         checkpoint_bytes: blocks(rng.magnitude(20, 3_000)),
+        cut_aim: blocks(rng.magnitude(1, 200)),
         passes: rng.within(1, 8) as u32,
         tries: rng.within(1, 5) as u32,
         try_delay,
@@ -156,6 +162,10 @@ fn limits(rng: &mut Rng) -> Limits {
         upload_rate: rng.per_mille(150).then(|| blocks(rng.within(50, 5_000))),
         audit_round,
         audit_pause,
+        cut_policy: [CutPolicy::Auto, CutPolicy::Auto, CutPolicy::Optimistic, CutPolicy::Freeze]
+            [rng.index(4)],
+        freeze_bytes: blocks(rng.magnitude(200, 1_000)),
+        application_interval: rng.per_mille(300).then(|| Duration::from_millis(rng.magnitude(2_000, 60_000))),
         ..Limits::default()
     }
 }

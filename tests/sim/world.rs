@@ -9,8 +9,11 @@ use std::{
     collections::{BTreeSet, BinaryHeap, VecDeque},
 };
 
-use mobility_engine::{Action, CommitDisk, CommitKind, Event, FaultKind, Limits, Time, Tracking};
-use mobility_format::{BLOCK_SIZE, BlockIndex, BlockSet, ByteCount, DiskId};
+use mobility_engine::{
+    Action, CommitDisk, CommitKind, CutFigures, Event, FaultKind, Limits, Time, Tracking, Verdict,
+};
+use mobility_format::{BLOCK_SIZE, BlockSet, ByteCount, DiskId};
+use mobility_tests::dice::Dice;
 
 use crate::{
     agent::Agent,
@@ -21,7 +24,6 @@ use crate::{
     mutant::Mutant,
     plan::Plan,
     requests::{Reply, Request},
-    rng::Rng,
     service::{Manifest, ManifestDisk, Object, Service},
     tracker::Tracker,
 };
@@ -64,7 +66,7 @@ impl Ord for Scheduled {
 pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) limits: Limits,
-    pub(crate) rng: Rng,
+    pub(crate) rng: Dice,
     /// Microseconds.
     pub(crate) now: u64,
     /// Grows with every step.
@@ -84,6 +86,10 @@ pub(crate) struct World {
     /// Nothing goes wrong any more.
     pub(crate) healed: bool,
     pub(crate) writing: bool,
+    /// Writes are held by a freeze.
+    pub(crate) held: bool,
+    /// Applications were told, and wait to hear that it is over.
+    pub(crate) quiesced: bool,
     pub(crate) marks: BTreeSet<&'static str>,
     pub(crate) failure: Option<String>,
     pub(crate) trace: Option<VecDeque<String>>,
@@ -111,7 +117,7 @@ const TRACE_LINES: usize = 400;
 
 impl World {
     pub(crate) fn new(seed: u64, mutant: Option<Mutant>, traced: bool) -> World {
-        let mut rng = Rng::new(seed);
+        let mut rng = Dice::new(seed);
         let mut plan = Plan { mutant, ..Plan::draw(&mut rng) };
         if let Some(mutant) = mutant {
             mutant.provoke(&mut plan, &mut rng);
@@ -136,6 +142,8 @@ impl World {
             outage: None,
             healed: false,
             writing: true,
+            held: false,
+            quiesced: false,
             marks: BTreeSet::new(),
             failure: None,
             trace: traced.then(VecDeque::new),
@@ -335,7 +343,32 @@ impl World {
                 self.start_job(Job::Copy(Copy { disk, blocks, next: 0, buffer: Vec::new(), room, unread }));
             }
             Action::Upload(segment) => self.upload(segment),
-            Action::Cut(plans, most) => self.start_job(Job::Cut(Box::new(CutJob::new(plans, most)))),
+            Action::Cut { freeze: Some(_), .. } if !self.healed && self.rng.per_mille(200) => {
+                let verdict = match self.rng.within(0, 2) {
+                    0 => Verdict::Overrun,
+                    1 => Verdict::NotFrozen("frozen by somebody else".to_owned()),
+                    _ => Verdict::NothingToFreeze,
+                };
+                let done = Event::CutDone(verdict, CutFigures::default(), Vec::new());
+                self.start_job(Job::Errand(done));
+            }
+            Action::Cut { plans, budget, freeze } => {
+                self.start_job(Job::Cut(Box::new(CutJob::new(plans, budget, freeze))));
+            }
+            Action::Sync => self.start_job(Job::Errand(Event::Synced)),
+            Action::Quiesce(..) => {
+                let told = match self.rng.per_mille(300) {
+                    true => Err("a script failed".to_owned()),
+                    false => Ok(self.rng.per_mille(800)),
+                };
+                self.start_job(Job::Errand(Event::Quiesced(told)));
+            }
+            Action::Release(_) => {
+                // It may come while the applications are still being told, when the agent stops.
+                self.quiesced = false;
+                let lost = self.rng.per_mille(100).then(|| "a hold was lost".to_owned());
+                self.start_job(Job::Errand(Event::Released(lost.map_or(Ok(()), Err))));
+            }
             Action::Commit { generation, epoch, kind, disks } => {
                 let disks = disks.iter().map(|disk| self.manifest_disk(disk)).collect();
                 let (session, confirming_since) = (self.agent().life, self.agent().confirming_since);
@@ -344,7 +377,7 @@ impl World {
             Action::Settle(id, left) => {
                 let left =
                     if self.plan.mutant == Some(Mutant::SettlesEverything) { BlockSet::new() } else { left };
-                self.trackers[disk_index(id)].pending = left;
+                self.trackers[disk_index(id)].keep_pending(left);
             }
             // That a disk has to be marked is known to this process alone; there a kill is worth the most.
             Action::MarkAll(_) if self.killed_by_chance(30) => {}
@@ -407,7 +440,6 @@ impl World {
 
     /// The blocks with a write in flight that the tracker saw being issued.
     pub(crate) fn in_flight(&self, disk: usize) -> BlockSet {
-        let size = self.trackers[disk].size;
-        (0..size).filter(|&block| self.devices[disk].in_flight(block)).map(BlockIndex).collect()
+        self.trackers[disk].in_flight()
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod agent_process;
 pub mod binary;
+pub mod dice;
 pub mod load;
 pub mod load_ordered;
 pub mod load_sqlite;

@@ -17,29 +17,10 @@ use mobility_format::{
 };
 use mobility_recovery::{Intake, Vault};
 
+pub use crate::dice::Dice;
+
 /// The instant of epoch 0; each epoch is 15 seconds later than the one before.
 pub const START: Timestamp = Timestamp::constant(1_700_000_000, 0);
-
-/// A seeded source of numbers.
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    /// The numbers of `seed`.
-    #[must_use]
-    pub fn new(seed: u64) -> Dice {
-        Dice(seed ^ 0x9e37_79b9_7f4a_7c15)
-    }
-
-    /// A number below `limit`, which must not be 0.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
 
 /// How blocks are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,15 +303,7 @@ impl VaultMaker {
             }
         }
         let (bytes, summary) = writer.finish().unwrap();
-        let named = SegmentRef {
-            session: header.session,
-            part: header.part,
-            digest: summary.digest,
-            length: ByteCount(summary.length),
-            first_block: summary.first_block,
-            end_block: summary.end_block,
-            blocks: summary.blocks,
-        };
+        let named = summary.named(header.session, header.part);
         (bytes, named)
     }
 

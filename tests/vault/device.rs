@@ -38,7 +38,7 @@ impl Drop for Loop {
 }
 
 #[test]
-fn a_device_holds_the_disk_afterwards_and_nothing_else_changed() {
+fn root_a_device_holds_the_disk_afterwards_and_nothing_else_changed() {
     let dir = scratch();
     let mut maker = VaultMaker::new(&dir.path().join("vault"), 61);
     maker.add_disk("/dev/vda", (3 << 20) + 512);

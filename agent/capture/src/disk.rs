@@ -8,8 +8,8 @@
 mod check;
 mod error;
 mod identity;
-mod mounts;
-mod sysfs;
+pub(crate) mod mounts;
+pub(crate) mod sysfs;
 
 use std::{
     cmp::Ordering,

@@ -3,4 +3,5 @@
 pub mod direct;
 pub mod disk;
 pub mod ebpf;
+pub mod freeze;
 pub mod scan;

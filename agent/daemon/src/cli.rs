@@ -5,6 +5,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mobility_engine::CutPolicy;
+use mobility_format::MachineId;
 use serde::{Deserialize, Serialize};
 
 use crate::config::parse_duration;
@@ -19,7 +21,8 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failure; 2 wrong usage; 3 the configuration is not valid; \
      4 a disk cannot be protected; 5 the vault cannot be used; 6 the tracker cannot be used; \
-     7 not running (status); 8 something needed is missing (check)";
+     7 not running (status, point); 8 something needed is missing (check); \
+     9 the point is not application-consistent (point); 10 no answer in time (point)";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -30,8 +33,13 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Show what the running agent is doing.
     Status(StatusArgs),
+    /// Have the running agent make a recovery point now, and wait for it.
+    Point(PointArgs),
     /// Find out what is missing before disks are protected.
     Check(CheckArgs),
+    /// Thaw what the agent that started this froze, when it cannot. Started by the agent alone.
+    #[command(hide = true)]
+    Guard,
 }
 
 /// Flags of `run`.
@@ -55,6 +63,18 @@ pub(crate) struct RunArgs {
     /// How changes are found.
     #[arg(long, value_enum)]
     pub(crate) capture: Option<Capture>,
+    /// Whether writes may be held for a moment when a point is made.
+    #[arg(long, value_enum)]
+    pub(crate) cut: Option<Cut>,
+    /// How long a frozen cut may hold writes, such as 300ms; 10ms to 10s.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) freeze_limit: Option<Duration>,
+    /// From one application-consistent point to the next; 10s to 30days. Only on request if not given.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) app_consistent_interval: Option<Duration>,
+    /// The directory of the scripts that make applications ready for a point.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scripts: Option<PathBuf>,
     /// Where the state for `status` is kept while the agent runs.
     #[arg(long, value_name = "DIR")]
     pub(crate) runtime_dir: Option<PathBuf>,
@@ -79,6 +99,29 @@ pub(crate) enum Capture {
     Scan,
 }
 
+/// How a cut that stops nobody and one that holds writes are chosen between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Cut {
+    /// Freeze the file systems only where the last points show that it is needed.
+    #[default]
+    Auto,
+    /// Never hold a write; a point that cannot be had so is fuzzy.
+    Optimistic,
+    /// Freeze the file systems for every point.
+    Freeze,
+}
+
+impl From<Cut> for CutPolicy {
+    fn from(cut: Cut) -> CutPolicy {
+        match cut {
+            Cut::Auto => CutPolicy::Auto,
+            Cut::Optimistic => CutPolicy::Optimistic,
+            Cut::Freeze => CutPolicy::Freeze,
+        }
+    }
+}
+
 /// Flags of `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -96,6 +139,26 @@ pub(crate) struct DemoArgs {
 /// Flags of `status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// For programs.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the running agent keeps its state.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) runtime_dir: Option<PathBuf>,
+}
+
+/// Flags of `point`.
+#[derive(Debug, Args)]
+pub(crate) struct PointArgs {
+    /// Run the scripts that make applications ready, and count nothing less as success.
+    #[arg(long)]
+    pub(crate) app_consistent: bool,
+    /// How long to wait for the point; 1s to 24h.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "5min")]
+    pub(crate) timeout: Duration,
+    /// Which machine, where agents of several machines run.
+    #[arg(long, value_name = "ID")]
+    pub(crate) machine: Option<MachineId>,
     /// For programs.
     #[arg(long)]
     pub(crate) json: bool,

@@ -25,6 +25,12 @@ pub(crate) enum Failure {
     /// Something that the agent needs is missing.
     #[error("{0}")]
     Missing(String),
+    /// A point was made, but it is less than what was asked for.
+    #[error("{0}")]
+    Weaker(String),
+    /// What was asked for did not happen in time.
+    #[error("{0}")]
+    Late(String),
 }
 
 impl Failure {
@@ -36,6 +42,8 @@ impl Failure {
             Failure::Tracker(_) => 6,
             Failure::NotRunning(_) => 7,
             Failure::Missing(_) => 8,
+            Failure::Weaker(_) => 9,
+            Failure::Late(_) => 10,
         }
     }
 }

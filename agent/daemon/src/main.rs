@@ -1,14 +1,20 @@
 //! The mobility agent: a table of contents.
 
+mod broken;
 mod check;
 mod cli;
 mod clock;
 mod config;
 mod demo;
 mod exit;
+mod guard;
 mod identity;
+mod log;
+mod point;
 mod replicate;
+mod request;
 mod run;
+mod scripts;
 mod state_file;
 mod status;
 mod systemd;
@@ -25,6 +31,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Point(args) => point::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Guard => guard::run(),
     })
 }

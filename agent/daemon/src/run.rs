@@ -2,10 +2,7 @@
 //!
 //! Deliberately not here: replication.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget};
@@ -14,13 +11,13 @@ use signal_hook::{
     iterator::Signals,
 };
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::{
     cli::RunArgs,
     config::{self, Settings},
+    log,
     replicate::{self, Message},
-    state_file,
+    request, state_file,
 };
 
 /// How long after the end that `--for` names a last point may take.
@@ -35,7 +32,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    start_log(&bar);
+    log::start(&bar);
     let (mailbox, messages) = unbounded_channel();
     let signals = listen_to_signals(mailbox.clone())?;
     let runtime_dir = state_file::runtime_dir(args.runtime_dir.as_deref());
@@ -45,7 +42,11 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         .build()
         .context("cannot start the runtime")?;
     let (replication, _lock) = replicate::start(&settings, &runtime_dir, bar, (mailbox.clone(), messages))?;
-    let changed = mailbox.clone();
+    let (changed, asked) = (mailbox.clone(), mailbox.clone());
+    // Without it, points are made by schedule alone.
+    let _requests =
+        request::watch(replication.requests_dir(), move |request| send(&asked, Message::Requested(request)))
+            .inspect_err(|err| tracing::warn!("requests for points will not be noticed: {err}"));
     // Without it, SIGHUP still makes the agent read its configuration again.
     let _watcher = config::watch(&args.config_root, move || send(&changed, Message::Reload))
         .inspect_err(|err| tracing::warn!("changes of the configuration will not be noticed: {err}"));
@@ -61,41 +62,6 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
 fn send(mailbox: &UnboundedSender<Message>, message: Message) {
     // The loop has ended: there is nothing left to tell it.
     let _ = mailbox.send(message);
-}
-
-/// Logs to standard error, without tearing the progress bar.
-fn start_log(bar: &ProgressBar) {
-    let filter = EnvFilter::try_from_env("MOBILITY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(BesideBar(bar.clone()));
-    // Under systemd the journal has the time already; it is told apart by this variable.
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    // A log that was started already, as in a test, is as good.
-    let _ = if journal { log.without_time().try_init() } else { log.try_init() };
-}
-
-#[derive(Clone)]
-struct BesideBar(ProgressBar);
-
-impl<'a> MakeWriter<'a> for BesideBar {
-    type Writer = BesideBar;
-
-    fn make_writer(&'a self) -> BesideBar {
-        self.clone()
-    }
-}
-
-impl Write for BesideBar {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(bytes))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
 }
 
 /// Turns signals into messages. A second one to end, or an end that takes too long, ends the process as it is: whatever

@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use mobility_format::{ByteCount, Digest, DiskId, Epoch, Generation, MachineId};
+use mobility_format::{
+    ByteCount, Digest, DiskId, Epoch, Generation, MachineId,
+    manifest::{Consistency, Cut},
+};
 use serde::{Deserialize, Serialize};
 
 /// The version of this file's content.
@@ -49,7 +52,8 @@ pub(crate) struct State {
     pub(crate) next_point: Timestamp,
     /// What was found changed, per second, before the last point.
     pub(crate) churn_per_s: ByteCount,
-    /// What has changed and is not durable, and what is still to be compared or sent for the first time.
+    /// What there is to send and is not durable, as far as is known: what has changed, what is to be compared or sent for the
+    /// first time, what is being read, and the segments that wait.
     pub(crate) backlog: ByteCount,
     /// What was uploaded since the start.
     pub(crate) uploaded: ByteCount,
@@ -71,13 +75,10 @@ pub(crate) struct LastPoint {
     /// When it was committed.
     pub(crate) time: Timestamp,
     /// How consistent it is.
-    pub(crate) consistency: String,
-    /// Why it is fuzzy, if it is.
-    pub(crate) reason: Option<String>,
-    /// How long the cut took, in microseconds.
-    pub(crate) window_us: u64,
-    /// How many cuts were tried.
-    pub(crate) tries: u32,
+    pub(crate) consistency: Consistency,
+    /// How it was made.
+    #[serde(flatten)]
+    pub(crate) cut: Cut,
     /// What had changed since the point before.
     pub(crate) changed: ByteCount,
 }

@@ -47,13 +47,22 @@ fn describe(out: &mut String, state: &State, now: Timestamp) -> std::fmt::Result
         None => writeln!(out, "last point   none yet")?,
         Some(point) => {
             let age = now.duration_since(point.time).as_secs();
+            let (consistency, cut) = (point.consistency.name(), &point.cut);
             writeln!(
                 out,
-                "last point   epoch {}, {}, {age} s ago; {} changed, cut in {} µs at try {}",
-                point.epoch, point.consistency, point.changed, point.window_us, point.tries
+                "last point   epoch {}, {consistency}, {age} s ago; {} changed, {}/s; of {}",
+                point.epoch, point.changed, cut.dirty_rate, cut.t0
             )?;
-            if let Some(reason) = &point.reason {
-                writeln!(out, "             fuzzy because {reason}")?;
+            writeln!(
+                out,
+                "cut          {}, window {} µs, try {}, writes held for {} µs",
+                cut.method.name(),
+                cut.window_us,
+                cut.tries,
+                cut.held_us
+            )?;
+            if let Some(reason) = &cut.reason {
+                writeln!(out, "             {consistency}, because {reason}")?;
             }
         }
     }

@@ -2,7 +2,12 @@
 //!
 //! Deliberately not here: how. The caller owns buffers, files and threads; the engine bounds how much it may use.
 
-use mobility_format::{BlockSet, ByteCount, DiskId, Epoch, Generation};
+use std::time::Duration;
+
+use mobility_format::{
+    BlockSet, ByteCount, DiskId, Epoch, Generation,
+    manifest::{Consistency, CutMethod},
+};
 
 use crate::{CutPlan, SegmentId};
 
@@ -18,16 +23,22 @@ pub enum CommitKind {
 }
 
 /// The figures of a recovery point.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PointFigures {
     /// The cut's.
     pub cut: crate::CutFigures,
-    /// How many cuts were tried.
+    /// How it was reached.
+    pub method: CutMethod,
+    /// What it is, unless it is fuzzy.
+    pub consistency: Consistency,
+    /// How many instants were tried as `t0`, in all cuts and their rounds.
     pub tries: u32,
-    /// Whether the disks were compared instead of tracked.
-    pub scanned: bool,
     /// How many bytes were found changed since the point before.
     pub changed: ByteCount,
+    /// Why it is less than was wanted.
+    pub shortfall: Option<String>,
+    /// The requests that it serves.
+    pub requests: Vec<u64>,
 }
 
 /// A disk in a commit.
@@ -65,8 +76,21 @@ pub enum Action {
     Copy(DiskId, BlockSet),
     /// Put this segment into cache storage.
     Upload(SegmentId),
-    /// Try a cut over these disks, reading at most so much.
-    Cut(Vec<(DiskId, CutPlan)>, ByteCount),
+    /// Flush the file systems of all disks, and get ready to freeze them. Nothing is held by it.
+    Sync,
+    /// Tell the applications to make themselves consistent, for a point of this epoch. Ended by [`Action::Release`].
+    Quiesce(Generation, Epoch),
+    /// Tell the applications that it is over, and whether the point is going to be application-consistent.
+    Release(bool),
+    /// Try a cut.
+    Cut {
+        /// Over these disks.
+        plans: Vec<(DiskId, CutPlan)>,
+        /// Reading at most so much.
+        budget: ByteCount,
+        /// With the file systems frozen, for so long at most.
+        freeze: Option<Duration>,
+    },
     /// Put the manifest of this epoch, and see it taken in.
     Commit {
         /// In which generation.

@@ -41,6 +41,9 @@ pub struct Limits {
     pub cut_policy: CutPolicy,
     /// How long a frozen cut may hold writes, from the first file system's freeze to the last one's thaw.
     pub freeze_limit: Duration,
+    /// How much may be left to read when file systems are frozen. It is more than `cut_bytes`, for no write comes in
+    /// between; it is read into memory, and must be read within `freeze_limit`.
+    pub freeze_bytes: ByteCount,
     /// From one application-consistent point to the next; without it, they are made only when asked for.
     pub application_interval: Option<Duration>,
     /// How many uploads run at once.
@@ -71,6 +74,7 @@ impl Default for Limits {
             try_delay: Duration::from_millis(50),
             cut_policy: CutPolicy::Auto,
             freeze_limit: Duration::from_millis(300),
+            freeze_bytes: ByteCount(64 << 20),
             application_interval: None,
             uploads: 2,
             segments: 4,

@@ -16,6 +16,11 @@
 //! in it as a whole or not at all. `docs/ARCHITECTURE.md` has the argument. The caller does the five steps; this type
 //! says what to read, when the wait is over and what conflicts.
 //!
+//! Step 5 may follow each read at once: a block that is untouched right after it was read was read as it was at `t0`,
+//! whatever is written to it later. And a round that ends with conflicts is not lost: what was read stays good but for
+//! the blocks written since, and these few are what the next round, with a `t0` of its own, has to read
+//! ([`CutDisk::next_round`]). So rounds get shorter and shorter, until one fits between two writes to the same block.
+//!
 //! Blocks touched and not dirty are read too, so a completion mark that was lost without being counted does not make a
 //! point wrong, but for one: of a write both issued and completed while step 1 goes from the first disk's bitmap to the
 //! last one's. It is owed by the next drain; to rule it out, each write issued in these microseconds would have to count
@@ -34,6 +39,10 @@ pub struct CutPlan {
     pub suspects: BlockSet,
     /// Blocks that were read since the last consistent cut or idle moment: a write in flight may have torn what was read.
     pub recent: BlockSet,
+    /// Blocks that conflicted in the last cuts: to be read before the others, so that there is less time to write them.
+    pub hot: BlockSet,
+    /// Blocks whose content does not matter, as swap: a write to them is no conflict.
+    pub ignored: BlockSet,
     /// Blocks that were written lately: if completions were missed, it may have been theirs.
     pub lately: BlockSet,
     /// Whether a write may be in flight that the tracker did not see being issued. Then only a moment in which nothing
@@ -52,6 +61,8 @@ pub struct CutDisk {
     in_flight: BlockSet,
     unseen: bool,
     completed_before_read: BlockSet,
+    /// What the rounds before this one have read.
+    read_before: BlockSet,
 }
 
 impl CutDisk {
@@ -59,8 +70,39 @@ impl CutDisk {
     #[must_use]
     pub fn new(plan: CutPlan) -> Self {
         let unseen = plan.unseen;
-        let (to_read, in_flight, completed_before_read) = Default::default();
-        CutDisk { plan, to_read, in_flight, unseen, completed_before_read }
+        let (to_read, in_flight, completed_before_read, read_before) = Default::default();
+        CutDisk { plan, to_read, in_flight, unseen, completed_before_read, read_before }
+    }
+
+    /// On to the next round of the same cut, after one in which all was read and `conflicts` were found. `drained` is what
+    /// this round has taken, with every block of `touched` that was issued after `t0` and taken as well. What
+    /// was read and did not conflict stays as it is: if it is written before the next `t0`, it will be in that round's
+    /// `dirty` or `touched`.
+    pub fn next_round(&mut self, drained: &Drained, conflicts: &BlockSet) {
+        let plan = &mut self.plan;
+        plan.lately.union_with(&drained.touched);
+        plan.lately.union_with(&plan.suspects);
+        plan.suspects.union_with(&drained.touched);
+        plan.suspects.subtract(&drained.dirty);
+        plan.owed = conflicts.clone();
+        plan.recent.union_with(&self.to_read);
+        plan.hot.union_with(conflicts);
+        plan.unseen = self.unseen && !drained.idle;
+        self.read_before.union_with(&self.to_read);
+        (self.to_read, self.in_flight, self.completed_before_read) = Default::default();
+        self.unseen = plan.unseen;
+    }
+
+    /// All that has been read, in this round and those before it, or is to be read in this one.
+    #[must_use]
+    pub fn read(&self) -> BlockSet {
+        self.read_before.union(&self.to_read)
+    }
+
+    /// What is to be read first.
+    #[must_use]
+    pub fn read_first(&self) -> BlockSet {
+        self.to_read.intersection(&self.plan.hot)
     }
 
     /// Steps 1 and 2 are done; `in_flight` are the blocks that had a write in flight at a moment between them.
@@ -110,24 +152,37 @@ impl CutDisk {
     }
 
     /// Ends step 3, if it can be ended. Of the disk at this moment, right before step 4: `in_flight` are the blocks with
-    /// a write in flight, `dirty` what has completed since step 2, in this order; `idle` tells that no write at all was
-    /// in flight at a moment after step 2, which also clears a block whose completion was lost.
-    pub fn settled(&mut self, in_flight: &BlockSet, dirty: &BlockSet, idle: bool) -> bool {
+    /// a write in flight, `dirty` what has completed since step 2, `touched` what was issued since `t0`, in this order;
+    /// `idle` tells that no write at all was in flight at a moment after step 2, which also clears a block whose
+    /// completion was lost.
+    pub fn settled(
+        &mut self,
+        in_flight: &BlockSet,
+        dirty: &BlockSet,
+        touched: &BlockSet,
+        idle: bool,
+    ) -> bool {
         if !idle && (self.unseen || self.in_flight.intersects(in_flight)) {
             return false;
         }
-        // It was in flight, unseen, when a pass read it.
-        self.to_read.union_with(&dirty.intersection(&self.plan.recent));
+        // It was in flight, unseen, when a pass read it; one that was issued after `t0` was not.
+        let mut late = dirty.intersection(&self.plan.recent);
+        if !self.unseen {
+            late.subtract(touched);
+        }
+        self.to_read.union_with(&late);
         self.completed_before_read = dirty.intersection(&self.to_read);
         true
     }
 
-    /// Step 5: the blocks that were read while they may have been changing.
+    /// Step 5, for the blocks that `touched` and `dirty` were looked up for: those of them that were read while they may
+    /// have been changing.
     #[must_use]
     pub fn conflicts(&self, touched: &BlockSet, dirty: &BlockSet) -> BlockSet {
         let mut conflicts = dirty.difference(&self.completed_before_read);
         conflicts.union_with(touched);
         conflicts.intersect_with(&self.to_read);
+        conflicts.subtract(&self.plan.ignored);
         conflicts
     }
 }
@@ -161,14 +216,14 @@ mod tests {
     fn quiet_blocks_are_read_and_do_not_conflict() {
         let mut cut = cut(CutPlan::default(), &[1, 2], &[1, 2], &[]);
         assert_eq!(cut.to_read(), &set(&[1, 2]));
-        assert!(!cut.must_settle() && cut.settled(&set(&[]), &set(&[]), false));
+        assert!(!cut.must_settle() && cut.settled(&set(&[]), &set(&[]), &set(&[]), false));
         assert!(cut.conflicts(&set(&[9]), &set(&[9])).is_empty());
     }
 
     #[test]
     fn a_write_issued_after_t0_conflicts_only_where_it_was_read() {
         let mut cut = cut(CutPlan::default(), &[1, 2], &[], &[]);
-        assert!(cut.settled(&set(&[2]), &set(&[]), false));
+        assert!(cut.settled(&set(&[2]), &set(&[]), &set(&[]), false));
         assert_eq!(cut.conflicts(&set(&[2, 3]), &set(&[3])), set(&[2]));
     }
 
@@ -176,8 +231,8 @@ mod tests {
     fn a_second_write_in_flight_to_a_block_that_is_dirty_is_waited_for() {
         let mut cut = cut(CutPlan::default(), &[1], &[1], &[1]);
         assert!(cut.must_settle());
-        assert!(!cut.settled(&set(&[1]), &set(&[]), false));
-        assert!(cut.settled(&set(&[]), &set(&[1]), false));
+        assert!(!cut.settled(&set(&[1]), &set(&[]), &set(&[]), false));
+        assert!(cut.settled(&set(&[]), &set(&[1]), &set(&[]), false));
         assert!(cut.conflicts(&set(&[]), &set(&[1])).is_empty(), "it completed before the read");
     }
 
@@ -185,8 +240,8 @@ mod tests {
     fn a_block_touched_and_not_dirty_is_read_for_its_completion_may_have_been_lost() {
         let mut cut = cut(CutPlan::default(), &[1], &[1, 7], &[7]);
         assert_eq!(cut.to_read(), &set(&[1, 7]));
-        assert!(!cut.settled(&set(&[7]), &set(&[]), false));
-        assert!(cut.settled(&set(&[]), &set(&[7]), false));
+        assert!(!cut.settled(&set(&[7]), &set(&[]), &set(&[]), false));
+        assert!(cut.settled(&set(&[]), &set(&[7]), &set(&[]), false));
     }
 
     #[test]
@@ -194,9 +249,9 @@ mod tests {
         let plan = CutPlan { recent: set(&[7, 8]), ..CutPlan::default() };
         let mut cut = cut(plan, &[], &[7], &[7]);
         assert_eq!(cut.to_read(), &set(&[7]));
-        assert!(!cut.settled(&set(&[7]), &set(&[]), false));
+        assert!(!cut.settled(&set(&[7]), &set(&[]), &set(&[]), false));
         assert!(
-            cut.settled(&set(&[7]), &set(&[]), true),
+            cut.settled(&set(&[7]), &set(&[]), &set(&[]), true),
             "idle says that it ended, though its mark was lost"
         );
     }
@@ -205,8 +260,8 @@ mod tests {
     fn a_write_that_nobody_saw_being_issued_ends_only_with_an_idle_moment() {
         let plan = CutPlan { recent: set(&[4]), unseen: true, ..CutPlan::default() };
         let mut cut = cut(plan, &[1], &[], &[]);
-        assert!(cut.must_settle() && !cut.settled(&set(&[]), &set(&[]), false));
-        assert!(cut.settled(&set(&[]), &set(&[4]), true));
+        assert!(cut.must_settle() && !cut.settled(&set(&[]), &set(&[]), &set(&[]), false));
+        assert!(cut.settled(&set(&[]), &set(&[4]), &set(&[]), true));
         assert_eq!(cut.to_read(), &set(&[1, 4]), "a pass read block 4 while it was in flight");
         assert!(cut.conflicts(&set(&[]), &set(&[4])).is_empty());
     }
@@ -223,7 +278,7 @@ mod tests {
     fn a_completion_during_the_read_conflicts() {
         let plan = CutPlan { suspects: set(&[3]), ..CutPlan::default() };
         let mut cut = cut(plan, &[], &[], &[]);
-        assert!(cut.settled(&set(&[]), &set(&[]), false));
+        assert!(cut.settled(&set(&[]), &set(&[]), &set(&[]), false));
         assert_eq!(cut.conflicts(&set(&[]), &set(&[3])), set(&[3]));
     }
 }

@@ -4,22 +4,27 @@
 //! Idle -> Collect -> Copy -> Collect ... -> Cut -> Flush -> Commit -> Idle      recovery point
 //!            |-> Compare -> Copy -----------------> Flush -> Commit -> Idle      checkpoint
 //!         Cut, Confirm -> Pause -> Collect                                       something changed meanwhile
+//!         Cut -> Sync, Quiesce -> Collect                                        a freeze follows
 //! ```
 //!
 //! Each phase waits for the answers to what it asked for, then the next is chosen here and nowhere else. Deliberately
 //! not here: what an answer does to a disk (`disk`, `engine`).
 
+mod choice;
 mod commit;
+mod cut;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub(crate) use choice::Choice;
 pub(crate) use commit::Backlog;
+use cut::Attempt;
+pub(crate) use wishes::Wish;
 
 use mobility_format::{BlockSet, ByteCount, DiskId};
 
-use crate::{
-    Action, CommitDisk, CommitKind, CutFigures, Engine, Time, Verdict, disk::Disk, engine::StopWish,
-};
+use crate::{Action, CommitDisk, CommitKind, CutFigures, Engine, Time, disk::Disk, engine::StopWish};
 
 /// After so many failures in a row to read a disk, a cycle goes on without it.
 const DISK_FAILURES: u32 = 3;
@@ -33,6 +38,8 @@ pub(crate) enum Phase {
     Collect(BTreeSet<DiskId>),
     Compare(BTreeSet<DiskId>),
     Copy(BTreeSet<DiskId>),
+    Sync,
+    Quiesce,
     Cut,
     CutPacking,
     Confirm(BTreeSet<DiskId>),
@@ -72,13 +79,13 @@ pub(crate) struct Cycle {
     passes: u32,
     /// What was left for a cut when the last pass began.
     left: Option<ByteCount>,
-    pub(crate) tries: u32,
+    cut: Attempt,
     next: Next,
     /// What is to be committed, as it was when it was decided: what happens to a disk afterwards is of the next epoch.
     commit: Option<(CommitKind, Vec<CommitDisk>)>,
     figures: CutFigures,
     /// The disks in the last cut, with their sizes then.
-    cut: BTreeMap<DiskId, ByteCount>,
+    cut_disks: BTreeMap<DiskId, ByteCount>,
     /// How many wishes for a point had come when it was cut.
     served: u64,
     pub(crate) excluded: BTreeSet<DiskId>,
@@ -92,10 +99,18 @@ pub(crate) struct Cycle {
     pub(crate) generation_reason: String,
 }
 
+impl Cycle {
+    /// Cuts tried so far.
+    pub(crate) fn tries(&self) -> u32 {
+        self.cut.tries()
+    }
+}
+
 impl Engine {
     /// Goes as far as it can.
     pub(crate) fn advance(&mut self, now: Time) {
         while self.step(now) {}
+        self.release_applications();
         if self.phase == Phase::Stopped {
             return;
         }
@@ -106,6 +121,7 @@ impl Engine {
         if self.stop == Some(StopWish::Now) && !matches!(self.phase, Phase::Commit | Phase::Stopped) {
             self.stop = Some(StopWish::Done);
             self.phase = Phase::Stopped;
+            self.release_applications();
             self.actions.push_back(Action::Stop);
             return true;
         }
@@ -120,7 +136,7 @@ impl Engine {
             Phase::Compare(waiting) if waiting.is_empty() => self.compared(now),
             Phase::Copy(waiting) if waiting.is_empty() => self.copied(now),
             Phase::Confirm(waiting) if waiting.is_empty() => self.confirmed(now),
-            Phase::Flush if self.uploads.all_durable() => self.commit(),
+            Phase::Flush if self.uploads.all_durable() && !self.releasing => self.commit(),
             _ => return false,
         }
         true
@@ -129,7 +145,10 @@ impl Engine {
     pub(crate) fn phase_wakeup(&self) -> Option<Time> {
         match self.phase {
             Phase::Idle if self.audit.is_some() => None,
-            Phase::Idle => Some(self.point_due.max(self.cycle.disk_retry.unwrap_or(self.point_due))),
+            Phase::Idle => {
+                let due = self.point_due.min(self.application_due.unwrap_or(self.point_due));
+                Some(due.max(self.cycle.disk_retry.unwrap_or(due)))
+            }
             Phase::RetryGeneration(at) | Phase::RetryCommit(at) | Phase::Pause(at) => Some(at),
             _ => None,
         }
@@ -148,6 +167,7 @@ impl Engine {
             self.give_up_epoch(now, reason);
             return true;
         }
+        self.wish_by_schedule(now);
         let due = self.point_due.max(self.cycle.disk_retry.unwrap_or(self.point_due));
         if self.audit.is_some() || now < due {
             return self.audit.is_none() && self.start_audit(now);
@@ -185,12 +205,18 @@ impl Engine {
         self.phase = Phase::Collect(waiting);
     }
 
-    /// Whether copying once more is likely to leave less for the cut than the `owed` that is left now.
+    /// Whether to copy once more before the cut: what is `owed` now is too much for it, or the last pass left less than the
+    /// one before, so another one will, too.
     fn a_pass_helps(&mut self, owed: ByteCount) -> bool {
         let shrinks = self.cycle.left.is_none_or(|left| owed < left);
         self.cycle.left = Some(owed);
         self.cycle.passes += 1;
-        shrinks && self.cycle.passes <= self.limits.passes
+        (shrinks || owed > self.most_for_cut()) && self.cycle.passes <= self.limits.passes
+    }
+
+    /// What was left before says nothing any more.
+    fn passes_again(&mut self) {
+        (self.cycle.left, self.cycle.passes) = (None, 0);
     }
 
     fn collected(&mut self, now: Time) {
@@ -204,21 +230,16 @@ impl Engine {
         if self.active().any(|disk| !disk.verified()) {
             return self.compare(now);
         }
-        let owed = |continuous_only: bool| {
-            let disks = self.active().filter(|disk| !continuous_only || disk.continuous());
-            ByteCount(disks.map(|disk| disk.owed.bytes().0).sum())
-        };
+        let owed = ByteCount(self.active().map(|disk| disk.owed.bytes().0).sum());
+        let for_cut = self.owed_of_trackers();
         let too_fast = || Next::Fuzzy("the disks change faster than they can be read and sent".to_owned());
-        if owed(false) > self.limits.checkpoint_bytes {
-            let owed = owed(false);
+        if owed > self.limits.checkpoint_bytes {
             let useless = self.backlog.grows(owed, self.limits.passes);
             self.copy(now, if useless { too_fast() } else { Next::Checkpoint });
-        } else if owed(true) > self.limits.cut_bytes {
-            self.cycle.passes += 1;
-            let next = if self.cycle.passes <= self.limits.passes { Next::Collect } else { too_fast() };
-            self.copy(now, next);
-        } else if owed(true) > self.limits.cut_aim && self.a_pass_helps(owed(true)) {
+        } else if for_cut > self.limits.cut_aim && self.a_pass_helps(for_cut) {
             self.copy(now, Next::Collect);
+        } else if for_cut > self.most_for_cut() {
+            self.copy(now, too_fast());
         } else if self.active().any(|disk| !disk.continuous() && !disk.owed.is_empty()) {
             self.copy(now, Next::Cut);
         } else {
@@ -268,7 +289,7 @@ impl Engine {
             if self.cycle.next == Next::Cut && disk.continuous() {
                 continue;
             }
-            let blocks = disk.take_pass(most);
+            let blocks = disk.take_pass(most, self.cycle.next == Next::Collect);
             if !blocks.is_empty() {
                 waiting.insert(id);
                 self.actions.push_back(Action::Copy(id, blocks));
@@ -289,86 +310,6 @@ impl Engine {
             Next::Cut => self.cut(now),
             Next::Checkpoint => self.flush(now, CommitKind::Checkpoint),
             Next::Fuzzy(reason) => self.flush(now, CommitKind::Fuzzy(self.point_figures(), reason)),
-        }
-    }
-
-    fn cut(&mut self, now: Time) {
-        let plans: Vec<_> = self
-            .active()
-            .filter(|disk| disk.continuous())
-            .map(|disk| (disk.id, disk.cut_plan(now)))
-            .collect();
-        self.cycle.tries += 1;
-        self.cycle.cut = self.active().map(|disk| (disk.id, disk.size)).collect();
-        self.cycle.served = self.wishes;
-        if plans.is_empty() {
-            return self.confirm(now);
-        }
-        self.actions.push_back(Action::Cut(plans, self.limits.cut_bytes));
-        self.phase = Phase::Cut;
-    }
-
-    pub(crate) fn cut_done(&mut self, now: Time, verdict: &Verdict, figures: CutFigures, unverified: bool) {
-        self.cycle.figures = figures;
-        if *verdict == Verdict::Consistent {
-            // Also when the disk turned out to be unverified: its segments are on their way and have to be waited for.
-            self.phase = Phase::CutPacking;
-            return;
-        }
-        if unverified {
-            self.phase = Phase::Idle;
-            self.point_due = now;
-            return;
-        }
-        let reason = match verdict {
-            Verdict::Unread(..) => {
-                self.phase = Phase::Collect(BTreeSet::new());
-                return;
-            }
-            Verdict::TooMuch => "more changed before the cut than it may read".to_owned(),
-            Verdict::Conflict(blocks) => format!("{blocks} blocks were written while the cut read them"),
-            Verdict::Unsettled => "writes in flight did not end in time".to_owned(),
-            Verdict::Missed | Verdict::Consistent => {
-                "the kernel skipped the tracker during the cut".to_owned()
-            }
-        };
-        self.try_again(now, &reason);
-    }
-
-    fn try_again(&mut self, now: Time, reason: &str) {
-        if self.cycle.tries >= self.limits.tries {
-            return self.copy(now, Next::Fuzzy(format!("{reason}, at each of {} tries", self.cycle.tries)));
-        }
-        self.phase = Phase::Pause(now + self.jitter.spread(self.limits.try_delay));
-    }
-
-    pub(crate) fn cut_packed(&mut self, now: Time) {
-        if self.cycle.new_generation.is_some() {
-            self.phase = Phase::Idle;
-            self.point_due = now;
-        } else {
-            self.confirm(now);
-        }
-    }
-
-    fn confirm(&mut self, now: Time) {
-        self.cycle.unconfirmed = 0;
-        let polling: BTreeSet<_> =
-            self.active().filter(|disk| !disk.continuous()).map(|disk| disk.id).collect();
-        if polling.is_empty() {
-            return self.flush_point(now);
-        }
-        self.actions.extend(polling.iter().map(|&id| Action::Confirm(id)));
-        self.phase = Phase::Confirm(polling);
-    }
-
-    fn confirmed(&mut self, now: Time) {
-        if self.round_failed(now) {
-            return;
-        }
-        match self.cycle.unconfirmed {
-            0 => self.flush_point(now),
-            blocks => self.try_again(now, &format!("{blocks} blocks changed between two scans")),
         }
     }
 

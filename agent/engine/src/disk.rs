@@ -9,6 +9,7 @@ use mobility_format::{BlockRange, BlockSet, ByteCount, DiskId};
 use crate::{
     CutPlan, Drained, Fault, Limits, SegmentId, Time, Tracking,
     event::{DiskStart, Known},
+    hot::Hot,
     misses::Misses,
     suspects::{OLDEST, Suspects},
 };
@@ -34,10 +35,13 @@ pub(crate) struct Disk {
     pub(crate) audit: AuditState,
     /// Blocks found changed since the last recovery point.
     pub(crate) changed: u64,
+    /// What the last pass or cut was to read.
+    pub(crate) last_read: ByteCount,
     suspects: Suspects,
     /// Read in passes since the last consistent cut or idle moment.
     recent: BlockSet,
     misses: Misses,
+    hot: Hot,
     /// Since when this run of the agent follows the writes, until whatever was in flight then must have ended.
     inherited: Option<Time>,
 }
@@ -73,9 +77,11 @@ impl Disk {
             initial: !start.in_head,
             audit: AuditState::default(),
             changed: 0,
+            last_read: ByteCount(0),
             suspects: Suspects::default(),
             recent: BlockSet::new(),
             misses: Misses::default(),
+            hot: Hot::default(),
             inherited: Some(now),
         };
         let many = ByteCount(limits.checkpoint_bytes.0 / COMPARE_FROM);
@@ -153,14 +159,19 @@ impl Disk {
         self.owed.union_with(&compared);
     }
 
-    /// Takes up to `count` owed blocks, and the suspects, for a pass.
-    pub(crate) fn take_pass(&mut self, count: u64) -> BlockSet {
+    /// Takes up to `count` owed blocks, and the suspects, for a pass; where a cut follows, those that it would have to read
+    /// again are left to it.
+    pub(crate) fn take_pass(&mut self, count: u64, before_cut: bool) -> BlockSet {
+        let hot = if before_cut { self.owed.intersection(&self.hot.blocks()) } else { BlockSet::new() };
+        self.owed.subtract(&hot);
         let mut blocks = self.owed.take_first(count);
+        self.owed.union_with(&hot);
         blocks.union_with(&self.suspects.open());
         if self.continuous() {
             self.recent.union_with(&blocks);
         }
         self.sent.union_with(&blocks);
+        self.last_read = blocks.bytes();
         blocks
     }
 
@@ -185,10 +196,17 @@ impl Disk {
             owed: self.owed.clone(),
             suspects: self.suspects.open(),
             recent: self.recent.clone(),
+            hot: self.hot.blocks(),
+            ignored: BlockSet::new(),
             lately: self.suspects.lately(),
             unseen: self.unseen(now),
             inherited: self.inherited.is_some(),
         }
+    }
+
+    /// A cut has ended, after conflicts on these blocks.
+    pub(crate) fn conflicted(&mut self, conflicts: &BlockSet) {
+        self.hot.cut(conflicts);
     }
 
     /// A consistent cut has read `blocks`, and they are in the epoch. Whatever else is in it was not torn.
@@ -197,6 +215,7 @@ impl Disk {
         self.recent = BlockSet::new();
         self.owed.subtract(blocks);
         self.sent.union_with(blocks);
+        self.last_read = blocks.bytes();
     }
 
     /// The epoch is durable. Returns what still is not.
@@ -222,6 +241,12 @@ impl Disk {
         let sent = std::mem::take(&mut self.sent);
         self.owed.union_with(&sent);
         self.unverified.subtract(&sent);
+    }
+
+    /// Whether it is to be scanned as a whole, and nothing is known of it before.
+    pub(crate) fn unscanned(&self) -> bool {
+        let unknown = self.initial || self.resync.is_some();
+        unknown && !self.continuous() && self.owed.is_empty() && self.sent.is_empty()
     }
 
     /// Whether all that is there to send is sent, but for what a cut reads.

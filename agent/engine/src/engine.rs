@@ -11,7 +11,7 @@ use mobility_format::{BlockSet, ByteCount, DiskId, Epoch, Generation};
 
 use crate::{
     Action, CommitFault, Drained, Event, Fault, Limits, Time, Verdict,
-    cycle::{Backlog, Cycle, Phase},
+    cycle::{Backlog, Choice, Cycle, Phase, Wish},
     disk::Disk,
     event::{CutDiskOutcome, CutFigures, DiskStart},
     retry::Jitter,
@@ -48,6 +48,16 @@ pub struct Engine {
     pub(crate) stop: Option<StopWish>,
     /// How many wishes for a point there have been. One that came after a point's cut is not served by it.
     pub(crate) wishes: u64,
+    /// Those that came from outside and are not served yet.
+    pub(crate) requests: Vec<Wish>,
+    /// When the next application-consistent point is due by schedule, and the wish for it.
+    pub(crate) application_due: Option<Time>,
+    pub(crate) application_wish: Option<u64>,
+    /// Whether applications wait to be told that it is over.
+    pub(crate) quiesced: bool,
+    /// Whether they are being told.
+    pub(crate) releasing: bool,
+    pub(crate) choice: Choice,
     pub(crate) backlog: Backlog,
     pub(crate) actions: VecDeque<Action>,
 }
@@ -81,6 +91,12 @@ impl Engine {
             last_point: None,
             stop: None,
             wishes: 0,
+            requests: Vec::new(),
+            application_due: start.limits.application_interval.map(|interval| now + interval),
+            application_wish: None,
+            quiesced: false,
+            releasing: false,
+            choice: Choice::default(),
             backlog: Backlog::default(),
             actions: VecDeque::new(),
         };
@@ -142,8 +158,12 @@ impl Engine {
             Event::DiskGone(disk, fault) => self.on_disk_gone(now, disk, fault),
             Event::DiskFound(start) => self.on_disk_found(now, start),
             Event::DiskResized(disk, size) => self.on_disk_resized(disk, size),
-            Event::PointWanted => self.want_point(now),
-            Event::LimitsChanged(limits) => self.on_limits(limits),
+            Event::Synced if self.phase == Phase::Sync => self.synced(now),
+            Event::Quiesced(result) if self.phase == Phase::Quiesce => self.told(now, result),
+            Event::Synced | Event::Quiesced(_) => {}
+            Event::Released(result) => self.released(result),
+            Event::PointWanted(request) => self.request(now, request),
+            Event::LimitsChanged(limits) => self.on_limits(now, limits),
             Event::Stop { after_point } => {
                 self.stop = Some(if after_point { StopWish::AfterPoint } else { StopWish::Now });
                 self.want_point(now);
@@ -158,12 +178,10 @@ impl Engine {
         }
     }
 
-    fn want_point(&mut self, now: Time) {
-        self.wishes += 1;
-        self.point_due = self.point_due.min(now);
-    }
-
-    fn on_limits(&mut self, limits: Limits) {
+    fn on_limits(&mut self, now: Time, limits: Limits) {
+        if limits.application_interval != self.limits.application_interval {
+            self.application_due = limits.application_interval.map(|interval| now + interval);
+        }
         let due = self.last_point.map_or(self.point_due, |last| last + limits.interval);
         self.point_due = self.point_due.min(due);
         self.limits = limits;
@@ -239,7 +257,11 @@ impl Engine {
         let mut unverified = false;
         for (id, outcome) in outcomes {
             let Some(disk) = self.disks.get_mut(&id) else { continue };
-            let reason = disk.absorb(now, &outcome.drained);
+            let mut reason = None;
+            for drained in &outcome.drained {
+                reason = disk.absorb(now, drained).or(reason);
+            }
+            disk.conflicted(&outcome.conflicts);
             if *verdict == Verdict::Consistent {
                 disk.cut_read(&outcome.read);
             }

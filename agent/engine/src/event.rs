@@ -87,10 +87,12 @@ pub struct Drained {
 /// How a cut went for one disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CutDiskOutcome {
-    /// What was taken at `t0`.
-    pub drained: Drained,
+    /// What was taken at the `t0` of each round, in their order.
+    pub drained: Vec<Drained>,
     /// What was read, and is in the epoch if the verdict is [`Verdict::Consistent`].
     pub read: BlockSet,
+    /// The blocks that were written while they were read, in any round.
+    pub conflicts: BlockSet,
 }
 
 /// What a cut came to.
@@ -99,7 +101,7 @@ pub enum Verdict {
     /// What was read, with what had been sent before, is the content of all disks at `t0`. It is being packed and comes
     /// as segments.
     Consistent,
-    /// So many blocks were written while they were read.
+    /// So many blocks were written while they were read, in the last of all the rounds that there may be.
     Conflict(u64),
     /// More was left than may be read in a cut; nothing was read.
     TooMuch,
@@ -109,6 +111,12 @@ pub enum Verdict {
     Missed,
     /// A disk could not be read.
     Unread(DiskId, Fault),
+    /// Writes would have been held for longer than they may be.
+    Overrun,
+    /// The file systems could not be frozen now, for this reason.
+    NotFrozen(String),
+    /// There is no file system on these disks that could be frozen.
+    NothingToFreeze,
 }
 
 /// The figures of a cut.
@@ -120,6 +128,12 @@ pub struct CutFigures {
     pub window_us: u64,
     /// How much was read.
     pub read: ByteCount,
+    /// How many rounds there were, each with a `t0` of its own; the figures are the last one's.
+    pub rounds: u32,
+    /// How long writes were held, in microseconds.
+    pub held_us: u64,
+    /// Whether at `t0` every file system that is mounted from these disks was frozen.
+    pub frozen: bool,
 }
 
 /// A disk as it is when the engine hears of it.
@@ -153,6 +167,15 @@ pub enum Known {
     Owed(BlockSet),
     /// Any block may differ from the head, because of this.
     Nothing(String),
+}
+
+/// Somebody's wish for a point. The point whose cut began after it came in serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Names it in [`crate::PointFigures::requests`].
+    pub id: u64,
+    /// Whether the point shall be application-consistent.
+    pub application: bool,
 }
 
 /// What happened.
@@ -190,8 +213,16 @@ pub enum Event {
     /// A disk has another size now. Its tracker was carried over, while nothing that was asked about the disk was under
     /// way; blocks beyond the old end come as dirty.
     DiskResized(DiskId, ByteCount),
+    /// Answers [`crate::Action::Sync`].
+    Synced,
+    /// Answers [`crate::Action::Quiesce`]: whether there was any application to be told; or why it did not succeed, in
+    /// which case all that were told have been told that it is over.
+    Quiesced(Result<bool, String>),
+    /// Answers [`crate::Action::Release`]: why the applications were not ready for the whole of the cut after all, if they
+    /// were not.
+    Released(Result<(), String>),
     /// Somebody wants a point now.
-    PointWanted,
+    PointWanted(Request),
     /// The limits have changed.
     LimitsChanged(crate::Limits),
     /// The agent shall end: at once, or after one more point.

@@ -20,6 +20,7 @@ mod cycle;
 mod disk;
 mod engine;
 mod event;
+mod hot;
 mod misses;
 mod retry;
 mod status;
@@ -32,8 +33,8 @@ pub use config::{CutPolicy, Limits};
 pub use cut::{CutDisk, CutPlan};
 pub use engine::{Engine, Start};
 pub use event::{
-    CommitFault, CutDiskOutcome, CutFigures, DiskStart, Drained, Event, Fault, FaultKind, Known, SegmentId,
-    Tracking, Verdict,
+    CommitFault, CutDiskOutcome, CutFigures, DiskStart, Drained, Event, Fault, FaultKind, Known, Request,
+    SegmentId, Tracking, Verdict,
 };
 pub use status::{DiskPhase, DiskStatus, Status};
 pub use time::Time;

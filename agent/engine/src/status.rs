@@ -4,7 +4,7 @@
 
 use mobility_format::{ByteCount, DiskId, Epoch, Generation};
 
-use crate::{Engine, Fault, Outage, Time, cycle::Phase};
+use crate::{Engine, Fault, Outage, Time, cycle::Phase, disk::Disk};
 
 /// The state of one disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,9 @@ pub struct DiskStatus {
     pub owed: ByteCount,
     /// How much must be compared or sent before it is protected.
     pub unverified: ByteCount,
+    /// How much there is to send, as far as is known, and not durable yet: what is owed or unverified, what is being compared or
+    /// read, and the segments that wait.
+    pub backlog: ByteCount,
     /// Why it is being compared.
     pub resync: Option<String>,
     /// What is wrong with it.
@@ -79,12 +82,46 @@ impl Engine {
             epoch: self.epoch,
             last_point: self.last_point,
             point_due: self.point_due,
-            tries: self.cycle.tries,
+            tries: self.cycle.tries(),
             segments: self.uploads.waiting(),
             uploaded: self.uploads.uploaded,
             outage: self.uploads.outage().cloned(),
-            disks: self.disks.values().map(disk_status).collect(),
+            disks: self.disks.values().map(|disk| self.disk_status(disk)).collect(),
         }
+    }
+
+    fn disk_status(&self, disk: &Disk) -> DiskStatus {
+        let phase = match () {
+            () if disk.gone => DiskPhase::Gone,
+            () if disk.fault.is_some() => DiskPhase::Failing,
+            () if disk.initial => DiskPhase::InitialReplication,
+            () if disk.resync.is_some() || !disk.verified() => DiskPhase::Resync,
+            () => DiskPhase::Protected,
+        };
+        DiskStatus {
+            id: disk.id,
+            phase,
+            size: disk.size,
+            owed: disk.owed.bytes(),
+            unverified: disk.unverified.bytes(),
+            backlog: self.backlog(disk),
+            resync: disk.resync.clone(),
+            fault: disk.fault.clone(),
+            audited_blocks: disk.audit.checked,
+            missed_blocks: disk.audit.missed,
+        }
+    }
+
+    fn backlog(&self, disk: &Disk) -> ByteCount {
+        let comparing = self.cycle.comparing.get(&disk.id).map_or(0, |blocks| blocks.bytes().0);
+        let reading = match &self.phase {
+            Phase::Copy(waiting) if waiting.contains(&disk.id) => disk.last_read.0,
+            Phase::CutPacking if disk.continuous() => disk.last_read.0,
+            _ => 0,
+        };
+        let unscanned = if disk.unscanned() { disk.size.0 } else { 0 };
+        let waiting = self.uploads.in_memory(&disk.segments).0;
+        ByteCount(disk.owed.bytes().0 + disk.unverified.bytes().0 + comparing + reading + waiting + unscanned)
     }
 }
 
@@ -95,30 +132,14 @@ fn phase_name(phase: &Phase) -> &'static str {
         Phase::Collect(_) => "collecting",
         Phase::Compare(_) => "comparing",
         Phase::Copy(_) => "copying",
-        Phase::Cut | Phase::CutPacking | Phase::Pause(_) | Phase::Confirm(_) => "cutting",
+        Phase::Sync
+        | Phase::Quiesce
+        | Phase::Cut
+        | Phase::CutPacking
+        | Phase::Pause(_)
+        | Phase::Confirm(_) => "cutting",
         Phase::Flush => "uploading",
         Phase::Commit | Phase::RetryCommit(_) => "committing",
         Phase::Stopped => "stopped",
-    }
-}
-
-fn disk_status(disk: &crate::disk::Disk) -> DiskStatus {
-    let phase = match () {
-        () if disk.gone => DiskPhase::Gone,
-        () if disk.fault.is_some() => DiskPhase::Failing,
-        () if disk.initial => DiskPhase::InitialReplication,
-        () if disk.resync.is_some() || !disk.verified() => DiskPhase::Resync,
-        () => DiskPhase::Protected,
-    };
-    DiskStatus {
-        id: disk.id,
-        phase,
-        size: disk.size,
-        owed: disk.owed.bytes(),
-        unverified: disk.unverified.bytes(),
-        resync: disk.resync.clone(),
-        fault: disk.fault.clone(),
-        audited_blocks: disk.audit.checked,
-        missed_blocks: disk.audit.missed,
     }
 }

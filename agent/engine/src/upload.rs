@@ -51,6 +51,12 @@ impl Uploads {
         self.segments.len()
     }
 
+    /// How long those of `segments` are that are not durable.
+    pub(crate) fn in_memory(&self, segments: &[SegmentId]) -> ByteCount {
+        let lengths = segments.iter().filter_map(|id| self.segments.get(id));
+        ByteCount(lengths.map(|(_, length)| length.0).sum())
+    }
+
     pub(crate) fn forget_all(&mut self) {
         let segments = std::mem::take(&mut self.segments);
         self.void

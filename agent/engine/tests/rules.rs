@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use mobility_engine::{
-    Action, CommitDisk, CommitKind, CutDiskOutcome, CutFigures, DiskStart, Drained, Engine, Event, Fault,
-    FaultKind, Known, Limits, SegmentId, Start, Time, Tracking, Verdict,
+    Action, CommitDisk, CommitKind, CutDiskOutcome, CutFigures, CutPolicy, DiskStart, Drained, Engine, Event,
+    Fault, FaultKind, Known, Limits, SegmentId, Start, Time, Tracking, Verdict,
 };
 use mobility_format::{BLOCK_SIZE, BlockRange, BlockSet, ByteCount, DiskId, Epoch, Generation};
 
@@ -84,14 +84,18 @@ impl Story {
                 self.tell(Event::Copied(id, BlockSet::new(), None));
             }
             Action::Upload(id) => self.tell(Event::Uploaded(id, Ok(()))),
-            Action::Cut(disks, _) => {
+            Action::Cut { plans, freeze, .. } => {
                 let outcome = |(id, plan): (_, mobility_engine::CutPlan)| {
-                    (id, CutDiskOutcome { drained: Drained::default(), read: plan.owed })
+                    (id, CutDiskOutcome { read: plan.owed, ..CutDiskOutcome::default() })
                 };
-                let outcomes = disks.into_iter().map(outcome).collect();
-                self.tell(Event::CutDone(Verdict::Consistent, CutFigures::default(), outcomes));
+                let outcomes = plans.into_iter().map(outcome).collect();
+                let figures = CutFigures { rounds: 1, frozen: freeze.is_some(), ..CutFigures::default() };
+                self.tell(Event::CutDone(Verdict::Consistent, figures, outcomes));
                 self.tell(Event::CutPacked);
             }
+            Action::Sync => self.tell(Event::Synced),
+            Action::Quiesce(..) => self.tell(Event::Quiesced(Ok(true))),
+            Action::Release(_) => self.tell(Event::Released(Ok(()))),
             Action::Commit { .. } => self.tell(Event::CommitDone(Ok(()))),
             Action::Audit(id, blocks) => self.tell(Event::Audited(id, blocks.len(), BlockSet::new())),
             Action::Settle(..) | Action::MarkAll(_) | Action::Stop => {}
@@ -114,7 +118,7 @@ impl Story {
 }
 
 fn is_cut(action: &Action) -> bool {
-    matches!(action, Action::Cut(..))
+    matches!(action, Action::Cut { .. })
 }
 
 fn consistent() -> Event {
@@ -170,7 +174,9 @@ fn a_point_has_the_size_that_the_disk_had_at_the_cut() {
 
 #[test]
 fn what_was_sent_of_a_disk_that_then_fails_is_kept_in_a_checkpoint_and_left_out_of_the_point() {
-    let limits = Limits { cut_bytes: ByteCount(BLOCK_SIZE as u64), ..Limits::default() };
+    let one = ByteCount(BLOCK_SIZE as u64);
+    let limits =
+        Limits { cut_aim: one, cut_bytes: one, cut_policy: CutPolicy::Optimistic, ..Limits::default() };
     let mut story = Story::new(limits, vec![tracked(A, 0), tracked(B, 500)]);
     for _ in 0..3 {
         story.until(0, |action| matches!(action, Action::Copy(id, _) if *id == B));

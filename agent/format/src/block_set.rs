@@ -147,6 +147,14 @@ impl BlockSet {
         }
     }
 
+    /// The blocks that are in either.
+    #[must_use]
+    pub fn union(&self, other: &BlockSet) -> BlockSet {
+        let mut both = self.clone();
+        both.union_with(other);
+        both
+    }
+
     /// Removes all blocks of `other`.
     pub fn subtract(&mut self, other: &BlockSet) {
         self.combine(other, |mine, theirs| mine & !theirs, true);

@@ -32,6 +32,19 @@ pub enum Consistency {
     Application,
 }
 
+impl Consistency {
+    /// The word for it, as it is written everywhere.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Consistency::Fuzzy => "fuzzy",
+            Consistency::Crash => "crash",
+            Consistency::FileSystem => "file-system",
+            Consistency::Application => "application",
+        }
+    }
+}
+
 /// How the cut that ended an epoch was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
@@ -41,7 +54,7 @@ pub struct Cut {
     pub t0: Timestamp,
     /// From `t0` until everything was read, in microseconds.
     pub window_us: u64,
-    /// How many tries it took, the successful one included.
+    /// How many instants were tried as `t0`, the one it shows included.
     pub tries: u32,
     /// How many bytes were read inside the window.
     pub read: ByteCount,
@@ -49,7 +62,7 @@ pub struct Cut {
     pub held_us: u64,
     /// How much was dirtied each second since the last cut, in bytes.
     pub dirty_rate: ByteCount,
-    /// Why the point is fuzzy, in words, where it is.
+    /// Why the point is fuzzy, or less than was wanted, in words, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -66,6 +79,19 @@ pub enum CutMethod {
     Scan,
     /// None succeeded.
     None,
+}
+
+impl CutMethod {
+    /// The word for it, as it is written everywhere.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            CutMethod::Optimistic => "optimistic",
+            CutMethod::Freeze => "freeze",
+            CutMethod::Scan => "scan",
+            CutMethod::None => "none",
+        }
+    }
 }
 
 /// What a manifest commits.

@@ -1,11 +1,9 @@
 //! What an event costs, by the kernel's own statistics.
 
 use mobility_capture::ebpf::enable_statistics;
+use mobility_tests::scratch::MIB;
 
-use super::{
-    load::Load,
-    support::{Bench, MIB},
-};
+use super::{load::Load, support::Bench};
 
 /// Generous on purpose: this guards against a loop or a lock in the programs, on whatever machine it runs; what the programs
 /// are meant to cost is measured by the benchmarks.

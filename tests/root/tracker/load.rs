@@ -12,8 +12,9 @@ use std::{
 };
 
 use mobility_format::BLOCK_SIZE;
+use mobility_tests::dice::Dice;
 
-use super::support::{Aligned, Random, noise, open_direct};
+use super::support::{Aligned, noise, open_direct};
 
 /// Threads that write to random places of a device as fast as they can, until told to rest.
 pub(super) struct Load {
@@ -86,7 +87,7 @@ impl Drop for Load {
 
 impl Shared {
     fn write(&self, file: &File, bytes: u64, seed: u64) {
-        let mut random = Random(seed + 1);
+        let mut dice = Dice::new(seed + 1);
         let mut buffer = Aligned::new(16 * BLOCK_SIZE);
         buffer.bytes().copy_from_slice(&noise(seed, 16 * BLOCK_SIZE));
         while !self.stop.load(SeqCst) {
@@ -98,13 +99,13 @@ impl Shared {
                 self.resting.fetch_sub(1, SeqCst);
                 continue;
             }
-            let len = match random.next() % 16 {
+            let len = match dice.number() % 16 {
                 0 => 512,
                 1 => 16 * BLOCK_SIZE,
                 _ => BLOCK_SIZE,
             };
-            let offset = random.next() % (bytes / len as u64) * len as u64;
-            buffer.bytes()[..8].copy_from_slice(&random.next().to_le_bytes());
+            let offset = dice.number() % (bytes / len as u64) * len as u64;
+            buffer.bytes()[..8].copy_from_slice(&dice.number().to_le_bytes());
             file.write_all_at(&buffer.bytes()[..len], offset).unwrap();
             self.writes.fetch_add(1, SeqCst);
         }

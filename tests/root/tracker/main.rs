@@ -13,3 +13,4 @@ mod pins;
 mod resize;
 mod storm;
 mod support;
+mod unsettled;

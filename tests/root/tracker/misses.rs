@@ -7,10 +7,11 @@ use std::{
 
 use mobility_capture::ebpf::{Tracker, list_pinned};
 use mobility_format::{BLOCK_SIZE, BlockRange, BlockSet};
+use mobility_tests::scratch::MIB;
 
 use super::{
     load::Load,
-    support::{Aligned, Bench, MIB, Mirror, open_direct},
+    support::{Aligned, Bench, Mirror, open_direct},
 };
 
 /// Rounds of an agent's work, and which blocks of its copy are not the disk's at the end of any. Each round drains and reads in the

@@ -12,8 +12,12 @@ use std::{
 
 use mobility_capture::ebpf::Drained;
 use mobility_format::{BLOCK_SIZE, BlockIndex, BlockRange, BlockSet};
+use mobility_tests::{
+    dice::Dice,
+    scratch::{MIB, run, try_run},
+};
 
-use super::support::{Aligned, Bench, MIB, Mirror, Random, noise, open_direct, run, try_run};
+use super::support::{Aligned, Bench, Mirror, noise, open_direct};
 
 static NEXT: AtomicU64 = AtomicU64::new(1_000);
 
@@ -64,8 +68,8 @@ fn write_at(path: &Path, flags: rustix::fs::OFlags, offsets: &[u64], len: usize)
 }
 
 fn some_blocks(seed: u64, bytes: u64, count: usize) -> Vec<u64> {
-    let mut random = Random(seed);
-    (0..count).map(|_| random.next() % (bytes / BLOCK) * BLOCK).collect()
+    let mut dice = Dice::new(seed);
+    (0..count).map(|_| dice.number() % (bytes / BLOCK) * BLOCK).collect()
 }
 
 fn blocks_at(offsets: &[u64]) -> BlockSet {

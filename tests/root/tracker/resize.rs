@@ -4,10 +4,11 @@ use std::fs::OpenOptions;
 
 use mobility_capture::ebpf::{Continuity, list_pinned};
 use mobility_format::{BLOCK_SIZE, BlockRange, BlockSet, ByteCount};
+use mobility_tests::scratch::{MIB, run};
 
 use super::{
     load::Load,
-    support::{Aligned, Bench, MIB, Mirror, open_direct, run},
+    support::{Aligned, Bench, Mirror, open_direct},
 };
 
 #[test]
@@ -27,7 +28,7 @@ fn root_a_take_over_under_load_loses_nothing() {
         size += MIB + 512;
         OpenOptions::new().write(true).open(bench.file()).unwrap().set_len(size).unwrap();
         run("losetup", &["--set-capacity", bench.path()]);
-        tracker = tracker.take_over_for_resize(ByteCount(size)).unwrap();
+        tracker.resize(ByteCount(size)).unwrap();
         load.wait_for(500);
         drop(load);
         let drained = tracker.drain();

@@ -10,10 +10,11 @@
 use std::{env, time::Instant};
 
 use mobility_format::BlockSet;
+use mobility_tests::scratch::MIB;
 
 use super::{
     load::Load,
-    support::{Bench, MIB, Mirror},
+    support::{Bench, Mirror},
 };
 
 const SIZE: u64 = 8 * MIB;

@@ -5,7 +5,6 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use mobility_capture::{
@@ -14,25 +13,11 @@ use mobility_capture::{
     ebpf::{Continuity, TrackedDisk, Tracker, remove_all},
 };
 use mobility_format::{BLOCK_SIZE, BlockIndex, BlockRange, BlockSet, DiskId};
-use mobility_tests::requirement::Requirement;
-
-pub(super) const MIB: u64 = 1 << 20;
-
-/// Runs a program to its end and gives back what it printed.
-#[track_caller]
-pub(super) fn run(program: &str, arguments: &[&str]) -> String {
-    try_run(program, arguments).unwrap_or_else(|error| panic!("{error}"))
-}
-
-pub(super) fn try_run(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output =
-        Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
-    let printed = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    match output.status.success() {
-        true => Ok(printed),
-        false => Err(format!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr))),
-    }
-}
+use mobility_tests::{
+    dice::Dice,
+    requirement::Requirement,
+    scratch::{run, try_run},
+};
 
 /// A loop device over a file of its own, and a place of its own for pins. Both go when it is dropped.
 pub(super) struct Bench {
@@ -115,27 +100,13 @@ impl Drop for Bench {
 
 /// `len` bytes that compress badly and differ for each seed.
 pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut random = Random(seed);
+    let mut dice = Dice::new(seed);
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        bytes.extend_from_slice(&random.next().to_le_bytes());
+        bytes.extend_from_slice(&dice.number().to_le_bytes());
     }
     bytes.truncate(len);
     bytes
-}
-
-/// xorshift64*, seeded.
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn next(&mut self) -> u64 {
-        let mut x = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15).max(1);
-        x ^= x >> 12;
-        x ^= x << 25;
-        x ^= x >> 27;
-        self.0 = x;
-        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
 }
 
 /// What an agent would have: one digest for each block, kept up by reading what a tracker reports.

@@ -39,6 +39,16 @@ impl AlignedBuf {
         self.capacity
     }
 
+    /// Puts `bytes` at `at`, in place of what is there; the content becomes longer if it has to. What would be beyond the
+    /// capacity is left out.
+    pub fn overwrite(&mut self, at: usize, bytes: &[u8]) {
+        let end = at.saturating_add(bytes.len()).min(self.capacity);
+        if at < end {
+            self.memory[self.start + at..self.start + end].copy_from_slice(&bytes[..end - at]);
+            self.len = self.len.max(end);
+        }
+    }
+
     /// Forgets the content.
     pub fn clear(&mut self) {
         self.len = 0;

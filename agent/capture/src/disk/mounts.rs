@@ -27,10 +27,16 @@ pub struct Mount {
     pub source: PathBuf,
     /// The device it lies on. `btrfs` reports a number that is no device's; then it is the device of `source`.
     pub device: DeviceNumber,
+    /// The kernel's number of this mount; one file system may be mounted several times.
+    pub id: u64,
+    /// The kernel's number of the file system, the same for all its mounts. No device's for `btrfs`.
+    pub superblock: DeviceNumber,
+    /// Whether the file system can be written to, if perhaps not through this mount.
+    pub writable: bool,
 }
 
 /// All mounts of this process, in the order in which they were made.
-pub(super) fn all() -> Vec<Mount> {
+pub(crate) fn all() -> Vec<Mount> {
     let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
     text.split(|&byte| byte == b'\n').filter_map(parse).map(with_real_device).collect()
 }
@@ -62,7 +68,7 @@ pub(super) fn devices_under(path: &Path) -> Vec<DeviceNumber> {
 }
 
 /// The devices of a mount; several for a `btrfs` made of several.
-fn devices_of(mount: &Mount) -> Vec<DeviceNumber> {
+pub(crate) fn devices_of(mount: &Mount) -> Vec<DeviceNumber> {
     let mut devices = vec![mount.device];
     if mount.kind == "btrfs" && mount.device.major != 0 {
         devices.extend(btrfs_members(mount.device));
@@ -91,16 +97,21 @@ fn with_real_device(mut mount: Mount) -> Mount {
 /// source, and more.
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let (major, minor) = std::str::from_utf8(fields.nth(2)?).ok()?.split_once(':')?;
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let (major, minor) = std::str::from_utf8(fields.nth(1)?).ok()?.split_once(':')?;
     let device = DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? };
     let point = unescape(fields.nth(1)?);
     fields.find(|field| *field == b"-")?;
     let kind = String::from_utf8_lossy(fields.next()?).into_owned();
-    Some(Mount { point, kind, source: unescape(fields.next()?), device })
+    let source = unescape(fields.next()?);
+    // The options behind the source are the file system's, those before the dash this mount's.
+    let writable =
+        fields.next().is_none_or(|options| !options.split(|&byte| byte == b',').any(|o| o == b"ro"));
+    Some(Mount { point, kind, source, device, id, superblock: device, writable })
 }
 
 /// Undoes the kernel's `\ooo` for bytes that would end a field.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(crate) fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
@@ -134,6 +145,10 @@ mod tests {
         assert_eq!(mount.point, Path::new("/mnt/a b\\c"));
         assert_eq!((mount.kind.as_str(), mount.source.as_path()), ("ext4", Path::new("/dev/sd\ta")));
         assert_eq!(mount.device, DeviceNumber { major: 98, minor: 3 });
+        assert_eq!((mount.id, mount.superblock, mount.writable), (36, mount.device, true));
+        let read_only = parse(b"36 35 98:3 / /mnt rw - ext4 /dev/sda noatime,ro").unwrap();
+        assert!(!read_only.writable);
+        assert!(parse(b"36 35 98:3 / /mnt ro - ext4 /dev/sda rw").unwrap().writable);
     }
 
     #[test]

@@ -18,66 +18,66 @@ use super::{DeviceNumber, Partition};
 const SECTOR: u64 = 512;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SysBlock {
+pub(crate) struct SysBlock {
     dir: PathBuf,
 }
 
 impl SysBlock {
-    pub(super) fn of(device: DeviceNumber) -> Option<Self> {
+    pub(crate) fn of(device: DeviceNumber) -> Option<Self> {
         Self::at(&PathBuf::from(format!("/sys/dev/block/{device}")))
     }
 
-    pub(super) fn at(dir: &Path) -> Option<Self> {
+    pub(crate) fn at(dir: &Path) -> Option<Self> {
         dir.canonicalize().ok().map(|dir| SysBlock { dir })
     }
 
     /// The attribute's text without the white space around it; `None` where it is missing or empty.
-    pub(super) fn text(&self, attribute: &str) -> Option<String> {
+    pub(crate) fn text(&self, attribute: &str) -> Option<String> {
         let bytes = fs::read(self.dir.join(attribute)).ok()?;
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    pub(super) fn number(&self, attribute: &str) -> Option<u64> {
+    pub(crate) fn number(&self, attribute: &str) -> Option<u64> {
         self.text(attribute)?.parse().ok()
     }
 
-    pub(super) fn size(&self) -> Option<ByteCount> {
+    pub(crate) fn size(&self) -> Option<ByteCount> {
         Some(ByteCount(self.number("size")?.checked_mul(SECTOR)?))
     }
 
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// Where the device's node is, on a system that names nodes as the kernel does.
-    pub(super) fn device_path(&self) -> PathBuf {
+    pub(crate) fn device_path(&self) -> PathBuf {
         // The kernel writes "!" for a "/" in a name, as in "cciss!c0d0".
         Path::new("/dev").join(self.name().replace('!', "/"))
     }
 
-    pub(super) fn device(&self) -> Option<DeviceNumber> {
+    pub(crate) fn device(&self) -> Option<DeviceNumber> {
         let text = self.text("dev")?;
         let (major, minor) = text.split_once(':')?;
         Some(DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 
     /// The whole disk, where this is a partition.
-    pub(super) fn whole_disk(&self) -> Option<SysBlock> {
+    pub(crate) fn whole_disk(&self) -> Option<SysBlock> {
         self.dir.join("partition").exists().then_some(())?;
         Some(SysBlock { dir: self.dir.parent()?.to_owned() })
     }
 
     /// In order of their start.
-    pub(super) fn partitions(&self) -> Vec<SysBlock> {
+    pub(crate) fn partitions(&self) -> Vec<SysBlock> {
         let mut found = self.children("");
         found.retain(|child| child.dir.join("partition").exists());
         found.sort_by_key(|partition| partition.number("start"));
         found
     }
 
-    pub(super) fn as_partition(&self) -> Option<Partition> {
+    pub(crate) fn as_partition(&self) -> Option<Partition> {
         let start = ByteCount(self.number("start")?.checked_mul(SECTOR)?);
         Some(Partition { name: self.name(), device: self.device()?, start, size: self.size()? })
     }
@@ -90,14 +90,14 @@ impl SysBlock {
     }
 
     /// The devices that this one is directly made of; a partition's is its disk.
-    pub(super) fn below(&self) -> Vec<SysBlock> {
+    pub(crate) fn below(&self) -> Vec<SysBlock> {
         let mut found = self.children("slaves");
         found.extend(self.whole_disk());
         found
     }
 
     /// Everything that is stacked on this disk or on its partitions, at any height.
-    pub(super) fn above(&self) -> Vec<SysBlock> {
+    pub(crate) fn above(&self) -> Vec<SysBlock> {
         let mut found = BTreeSet::new();
         let mut to_visit = vec![self.clone()];
         while let Some(block) = to_visit.pop() {
@@ -115,7 +115,7 @@ impl SysBlock {
     ///
     /// A device whose driver works on requests has a directory `mq`; one that works on bios passes them on, changed
     /// and under another device's numbers.
-    pub(super) fn untrackable(&self) -> Option<String> {
+    pub(crate) fn untrackable(&self) -> Option<String> {
         if self.dir.join("mq").exists() && !self.dir.join("dm").exists() {
             return None;
         }
@@ -134,7 +134,7 @@ impl SysBlock {
         Some(format!("{} is {kind}, whose writes never become requests of its own; {remedy}", self.name()))
     }
 
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use mobility_format::{BLOCK_SHIFT, BlockRange, BlockSet, DiskId};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     Continuity, PinnedTracker, StartReason, TrackedDisk,
@@ -49,7 +50,7 @@ pub(super) fn adopt_or_start(
     let mut pinned = Pinned::create(&here, disk, spin).inspect_err(|_| drop(pinned::remove(&here)))?;
     // Before it says that it is complete: whoever finds it after a kill must not take it for one that has seen all.
     pinned.bits.pending.insert(&BlockSet::of(BlockRange::whole_disk(disk.size)));
-    let state = fresh_state(disk)?;
+    let state = State { unsettled: Some(now_ms()), ..fresh_state(disk)? };
     pinned.set_state(&state)?;
     Ok((pinned, state, Continuity::Started(reason)))
 }
@@ -105,6 +106,7 @@ fn inherit(old: &Pinned, old_state: State, disk: &TrackedDisk) -> Result<State, 
     Ok(State {
         issue_missed: old_state.issue_missed || now.issue_misses > seen.issue_misses,
         unranged: old_state.unranged || now.unranged > seen.unranged,
+        unsettled: old_state.unsettled,
         ..fresh_state(disk)?
     })
 }
@@ -205,7 +207,15 @@ fn fresh_state(disk: &TrackedDisk) -> Result<State, TrackerError> {
         seen: Counters::default(),
         issue_missed: false,
         unranged: false,
+        unsettled: None,
     })
+}
+
+/// Milliseconds since boot, and at least 1.
+pub(super) fn now_ms() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    let millis = time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000);
+    u64::try_from(millis).unwrap_or(0).max(1)
 }
 
 fn boot_id() -> Result<[u8; 16], TrackerError> {

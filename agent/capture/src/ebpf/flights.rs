@@ -20,7 +20,7 @@ use mobility_format::{BlockRange, BlockSet};
 use super::mapping::Mapping;
 
 /// SCSI and NVMe give up on a request after 30 s by default, and then end it with an error, which is a completion.
-const REQUEST_LIFETIME: Duration = Duration::from_secs(60);
+pub(super) const REQUEST_LIFETIME: Duration = Duration::from_secs(60);
 
 /// `EVERYWHERE` of the BPF program: a request with several ranges.
 const EVERYWHERE: u64 = (1 << COUNT_BITS) - 1;

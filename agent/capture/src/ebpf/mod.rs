@@ -121,7 +121,9 @@ pub struct Drained {
     /// The kernel skipped both copies of the completion program since the last drain. It costs nothing, for what was in
     /// flight is in `dirty` anyhow; for information.
     pub completion_missed: bool,
-    /// The kernel skipped the issue program: a write may have left no mark at all. The disk is unverified.
+    /// The kernel skipped the issue program: a write may have left no mark at all. So says the first drain of a process, too,
+    /// where no drain of an earlier one saw the disk idle, or came a minute or more after the tracker's start: what was in
+    /// flight at the start may have ended unseen since.
     pub issue_missed: bool,
     /// A write without a range was seen. The disk is unverified.
     pub passthrough: bool,

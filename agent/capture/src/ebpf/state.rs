@@ -6,7 +6,7 @@
 //! | offset | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 8 | magic `mobtrack` |
-//! | 8 | 4 | version of this record and of the bitmaps' layout, 1 |
+//! | 8 | 4 | version of this record and of the bitmaps' layout, 2; in 1 nothing followed the sequence number |
 //! | 12 | 4 | 1 once programs, maps and pins are complete |
 //! | 16 | 16 | the kernel's boot id |
 //! | 32 | 16 | disk id |
@@ -15,7 +15,10 @@
 //! | 64 | 4 x 8 | counts dealt with: issue misses, completion misses, unranged, out of range |
 //! | 96 | 4 | not verified since: bit 0 missed at issue, bit 1 a write without a range |
 //! | 100 | 8 | the kernel's sequence number of the disk, 0 where it has none |
-//! | 108 | 148 | zero |
+//! | 108 | 8 | when the tracker was started, in milliseconds since boot, while it is *unsettled*; else 0 |
+//! | 116 | 140 | zero |
+//!
+//! Unsettled is a tracker from its start until no write can be in flight that was given to the device before, unseen.
 
 use mobility_format::{ByteCount, DiskId};
 
@@ -25,7 +28,9 @@ use super::counters::Counters;
 pub(super) const STATE_BYTES: usize = 256;
 
 const MAGIC: &[u8; 8] = b"mobtrack";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// It did not say whether the tracker is settled.
+const WITHOUT_UNSETTLED: u32 = 1;
 
 /// The decoded record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub(super) struct State {
     pub(super) seen: Counters,
     pub(super) issue_missed: bool,
     pub(super) unranged: bool,
+    /// When the tracker was started, in milliseconds since boot and not 0, for as long as it is unsettled.
+    pub(super) unsettled: Option<u64>,
 }
 
 impl State {
@@ -65,13 +72,18 @@ impl State {
         }
         put(&(u32::from(self.issue_missed) | u32::from(self.unranged) << 1).to_le_bytes());
         put(&self.sequence.unwrap_or(0).to_le_bytes());
+        put(&self.unsettled.unwrap_or(0).to_le_bytes());
         out
     }
 
-    /// `None` where the record is not one of this version.
+    /// `None` where the record is not of a version that is known here.
     pub(super) fn decode(record: &[u8; STATE_BYTES]) -> Option<State> {
         let mut rest = &record[..];
-        if take(&mut rest)? != *MAGIC || u32::from_le_bytes(take(&mut rest)?) != VERSION {
+        if take(&mut rest)? != *MAGIC {
+            return None;
+        }
+        let version = u32::from_le_bytes(take(&mut rest)?);
+        if version != VERSION && version != WITHOUT_UNSETTLED {
             return None;
         }
         let mut state = State {
@@ -85,6 +97,7 @@ impl State {
             seen: Counters::default(),
             issue_missed: false,
             unranged: false,
+            unsettled: None,
         };
         let mut count = || take(&mut rest).map(u64::from_le_bytes);
         state.seen.issue_misses = count()?;
@@ -94,6 +107,9 @@ impl State {
         let flags = u32::from_le_bytes(take(&mut rest)?);
         (state.issue_missed, state.unranged) = (flags & 1 != 0, flags & 2 != 0);
         state.sequence = Some(u64::from_le_bytes(take(&mut rest)?)).filter(|sequence| *sequence != 0);
+        let unsettled = Some(u64::from_le_bytes(take(&mut rest)?)).filter(|since| *since != 0);
+        // Where it is not known whether anything is in flight unseen, something is, until the next drain.
+        state.unsettled = if version == WITHOUT_UNSETTLED { Some(1) } else { unsettled };
         Some(state)
     }
 }
@@ -108,8 +124,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_record_round_trips_and_a_foreign_one_is_refused() {
+    fn sample() -> State {
         let seen = Counters {
             issue_misses: 1,
             completion_misses: 2,
@@ -117,7 +132,7 @@ mod tests {
             out_of_range: 5,
             ..Counters::default()
         };
-        let state = State {
+        State {
             complete: true,
             boot: [7; 16],
             disk: DiskId([9; 16]),
@@ -128,15 +143,31 @@ mod tests {
             seen,
             issue_missed: false,
             unranged: true,
-        };
+            unsettled: Some(1234),
+        }
+    }
+
+    #[test]
+    fn the_record_round_trips_and_a_foreign_one_is_refused() {
+        let state = sample();
         let record = state.encode();
         assert_eq!(State::decode(&record), Some(state));
         assert_eq!((&record[48..52], record[96]), (&[7, 0, 0, 0][..], 2), "places are part of the format");
-        for at in [0, 8] {
+        assert_eq!(record[108..112], 1234_u32.to_le_bytes(), "places are part of the format");
+        let settled = State { unsettled: None, ..state };
+        assert_eq!(State::decode(&settled.encode()), Some(settled));
+        for (at, flipped) in [(0, 1), (8, 1), (8, 2), (9, 1)] {
             let mut damaged = record;
-            damaged[at] ^= 1;
+            damaged[at] ^= flipped;
             assert_eq!(State::decode(&damaged), None);
         }
         assert_eq!(State::decode(&[0; STATE_BYTES]), None);
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_taken_for_that_of_an_unsettled_tracker() {
+        let mut first = State { unsettled: None, ..sample() }.encode();
+        first[8] = 1;
+        assert_eq!(State::decode(&first), Some(State { unsettled: Some(1), ..sample() }));
     }
 }

@@ -17,7 +17,7 @@ use super::{
     canary::Canary,
     counters::{Cost, Counters},
     error::{TrackerError, Unsupported},
-    flights::InFlight,
+    flights::{InFlight, REQUEST_LIFETIME},
     pinned::{self, Pinned},
     state::State,
     supported,
@@ -33,7 +33,8 @@ pub struct Tracker {
     state: State,
     /// What was in flight when *dirty* or *touched* were last taken: dirty, until the next taking.
     carried: BlockSet,
-    /// What an earlier process found and did not repair, for the first drain to report: misses at issue, unranged writes.
+    /// What an earlier process found and did not repair, or could not know, for the first drain to report: misses at issue,
+    /// unranged writes.
     inherited: (bool, bool),
     canary: Canary,
 }
@@ -71,12 +72,11 @@ impl Tracker {
     ) -> Result<(Tracker, Continuity), TrackerError> {
         Tracker::supported()?;
         let (pinned, state, continuity) = adopt::adopt_or_start(disk, pin_root, spin)?;
-        Ok((Tracker::of(disk.clone(), pinned, state), continuity))
-    }
-
-    fn of(disk: TrackedDisk, pinned: Pinned, state: State) -> Tracker {
-        let inherited = (state.issue_missed, state.unranged);
-        Tracker { disk, pinned, state, carried: BlockSet::new(), inherited, canary: Canary::default() }
+        // Whoever starts a tracker knows that it has not seen everything; those who come after it are told.
+        let unseen = state.unsettled.is_some() && continuity == Continuity::Continued;
+        let inherited = (state.issue_missed || unseen, state.unranged);
+        let (disk, carried) = (disk.clone(), BlockSet::new());
+        Ok((Tracker { disk, pinned, state, carried, inherited, canary: Canary::default() }, continuity))
     }
 
     /// The disk it is of.
@@ -139,19 +139,24 @@ impl Tracker {
     /// Compares the counters with those dealt with, and notes what was found in the pinned state, so that it is not forgotten
     /// if this process is killed.
     fn account(&mut self) -> Drained {
-        let mut found = Drained::default();
-        (found.issue_missed, found.passthrough) = std::mem::take(&mut self.inherited);
+        let (issue_missed, passthrough) = std::mem::take(&mut self.inherited);
         let Ok(now) = self.pinned.counters() else {
-            found.issue_missed = true;
-            return found;
+            return Drained { issue_missed: true, passthrough, ..Drained::default() };
         };
         let seen = self.state.seen;
-        found.completion_missed = now.completion_misses > seen.completion_misses;
-        found.issue_missed |= now.issue_misses > seen.issue_misses;
-        found.passthrough |= now.unranged > seen.unranged;
-        found.out_of_range = now.out_of_range > seen.out_of_range;
+        let found = Drained {
+            completion_missed: now.completion_misses > seen.completion_misses,
+            issue_missed: now.issue_misses > seen.issue_misses,
+            passthrough: now.unranged > seen.unranged,
+            out_of_range: now.out_of_range > seen.out_of_range,
+            ..Drained::default()
+        };
         self.note(now, &found);
-        found
+        Drained {
+            issue_missed: found.issue_missed || issue_missed,
+            passthrough: found.passthrough || passthrough,
+            ..found
+        }
     }
 
     fn note(&mut self, counters: Counters, found: &Drained) {
@@ -159,15 +164,23 @@ impl Tracker {
         state.seen = Counters { cost: Cost::default(), skipped_runs: 0, ..counters };
         state.issue_missed |= found.issue_missed;
         state.unranged |= found.passthrough;
+        state.unsettled = state.unsettled.filter(|since| !self.settles(*since));
         // Where it cannot be written, the next process will find the same growth again.
         if state != self.state && self.pinned.set_state(&state).is_ok() {
             self.state = state;
         }
     }
 
+    /// Whether whatever was in flight when the tracker was started at `since`, unseen, has ended by now.
+    fn settles(&self, since: u64) -> bool {
+        let age = adopt::now_ms().saturating_sub(since);
+        u128::from(age) > REQUEST_LIFETIME.as_millis() || self.in_flight().is_ok_and(|writes| writes == 0)
+    }
+
     /// Forgets what [`Drained::issue_missed`] and [`Drained::passthrough`] have reported: call it when a comparison of the
     /// whole disk, begun after they were reported, is durable. Until then every process that opens the tracker gets them
-    /// reported by its first drain.
+    /// reported by its first drain. That a tracker has never been idle since its start is not forgotten: what was in flight
+    /// then may come after the comparison.
     ///
     /// # Errors
     /// The pinned state cannot be written.
@@ -266,15 +279,6 @@ impl Tracker {
         self.inherited = (self.inherited.0 | state.issue_missed, self.inherited.1 | state.unranged);
         (self.disk, self.pinned, self.state) = (disk, pinned, state);
         Ok(())
-    }
-
-    /// As [`Tracker::resize`], for a caller that has the tracker to give away.
-    ///
-    /// # Errors
-    /// As [`Tracker::resize`].
-    pub fn take_over_for_resize(mut self, new_size: ByteCount) -> Result<Tracker, TrackerError> {
-        self.resize(new_size)?;
-        Ok(self)
     }
 
     /// Ends tracking and removes the pins.

@@ -12,7 +12,10 @@ use mobility_format::ByteCount;
 use serde::{Deserialize, Serialize};
 
 use super::values;
-use crate::{cli::Capture, exit::Failure};
+use crate::{
+    cli::{Capture, Cut},
+    exit::Failure,
+};
 
 /// Where fragments are looked for, the later ones winning.
 pub(crate) const DIRECTORIES: [&str; 3] =
@@ -36,9 +39,28 @@ pub(crate) struct Fragment {
     pub(crate) interval: Option<Duration>,
     /// How changes are found.
     pub(crate) capture: Option<Capture>,
+    /// Whether writes may be held when a point is made.
+    pub(crate) cut: Option<Cut>,
+    /// From one application-consistent point to the next.
+    #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
+    pub(crate) app_consistent_interval: Option<Duration>,
     /// Bounds.
     #[serde(default)]
     pub(crate) limits: LimitsFragment,
+    /// What makes applications ready.
+    #[serde(default)]
+    pub(crate) scripts: ScriptsFragment,
+}
+
+/// The table `[scripts]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ScriptsFragment {
+    /// Where they are.
+    pub(crate) dir: Option<PathBuf>,
+    /// How long each of them may take.
+    #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// The table `[limits]`.
@@ -52,6 +74,9 @@ pub(crate) struct LimitsFragment {
     pub(crate) cut_tries: Option<u32>,
     /// How many copy passes are made before a cut is given up.
     pub(crate) copy_passes: Option<u32>,
+    /// How long a frozen cut may hold writes.
+    #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
+    pub(crate) freeze_limit: Option<Duration>,
     /// How much an epoch may hold before it is committed as a checkpoint.
     #[serde(default, with = "values::size", skip_serializing_if = "Option::is_none")]
     pub(crate) checkpoint_size: Option<ByteCount>,
@@ -97,16 +122,31 @@ impl Fragment {
 
     /// Lets `later` have the last word.
     pub(crate) fn merge(&mut self, later: Fragment) {
-        let Fragment { debug, vault, disks, interval, capture, limits } = later;
+        let Fragment {
+            debug,
+            vault,
+            disks,
+            interval,
+            capture,
+            cut,
+            app_consistent_interval,
+            limits,
+            scripts,
+        } = later;
         self.debug = debug.or(self.debug.take());
         self.vault = vault.or(self.vault.take());
         self.disks = disks.or(self.disks.take());
         self.interval = interval.or(self.interval.take());
         self.capture = capture.or(self.capture.take());
+        self.cut = cut.or(self.cut.take());
+        self.app_consistent_interval = app_consistent_interval.or(self.app_consistent_interval.take());
+        self.scripts.dir = scripts.dir.or(self.scripts.dir.take());
+        self.scripts.timeout = scripts.timeout.or(self.scripts.timeout);
         let mine = &mut self.limits;
         mine.cut_size = limits.cut_size.or(mine.cut_size);
         mine.cut_tries = limits.cut_tries.or(mine.cut_tries);
         mine.copy_passes = limits.copy_passes.or(mine.copy_passes);
+        mine.freeze_limit = limits.freeze_limit.or(mine.freeze_limit);
         mine.checkpoint_size = limits.checkpoint_size.or(mine.checkpoint_size);
         mine.upload_rate = limits.upload_rate.or(mine.upload_rate);
         mine.segments_in_memory = limits.segments_in_memory.or(mine.segments_in_memory);
@@ -164,6 +204,8 @@ mod tests {
         for (text, hint) in [
             ("\nintervall = '5s'", "intervall"),
             ("interval = 5", "invalid type"),
+            ("cut = 'always'", "optimistic"),
+            ("[scripts]\ntimeout = 30", "invalid type"),
             ("interval = '5'", "such as 15s"),
             ("[limits]\ncut-size = '5MB'", "such as 512KiB"),
             ("disks = '/dev/sda'", "line 1"),

@@ -6,6 +6,7 @@
 //! Deliberately not here: watching the directories (`watch`).
 
 mod fragment;
+mod limits;
 mod settings;
 mod values;
 mod watch;

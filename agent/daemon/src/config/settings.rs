@@ -2,19 +2,21 @@
 //!
 //! Deliberately not here: whether the disks and the vault are really there, which is found out when they are opened.
 
-use std::{path::PathBuf, time::Duration};
-
-use mobility_engine::Limits;
-use mobility_format::ByteCount;
-
-use super::fragment::{Fragment, LimitsFragment};
-use crate::{
-    cli::{Capture, RunArgs},
-    exit::Failure,
+use std::{
+    path::{self, PathBuf},
+    time::Duration,
 };
 
-/// The shortest and the longest interval between recovery points.
-const INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(24 * 3600));
+use mobility_engine::Limits;
+
+use super::{
+    fragment::{Fragment, LimitsFragment, ScriptsFragment},
+    limits::{limits, scripts},
+};
+use crate::{
+    cli::{Capture, Cut, RunArgs},
+    exit::Failure,
+};
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +29,19 @@ pub(crate) struct Settings {
     pub(crate) capture: Capture,
     /// The engine's limits.
     pub(crate) limits: Limits,
+    /// What makes applications ready for a point.
+    pub(crate) scripts: ScriptSettings,
     /// What it was made from.
     source: Fragment,
+}
+
+/// Where the scripts of applications are, and how long each of them may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ScriptSettings {
+    /// Their directory. It need not be there.
+    pub(crate) dir: PathBuf,
+    /// The time limit of each call.
+    pub(crate) timeout: Duration,
 }
 
 impl Settings {
@@ -41,7 +54,14 @@ impl Settings {
             disks: (!args.disks.is_empty()).then(|| args.disks.clone()),
             interval: args.interval,
             capture: args.capture,
-            limits: LimitsFragment::default(),
+            cut: args.cut,
+            app_consistent_interval: args.app_consistent_interval,
+            limits: LimitsFragment { freeze_limit: args.freeze_limit, ..LimitsFragment::default() },
+            // Where the agent is started from says nothing about where it looks later.
+            scripts: ScriptsFragment {
+                dir: args.scripts.as_ref().map(|dir| path::absolute(dir).unwrap_or_else(|_| dir.clone())),
+                timeout: None,
+            },
         });
         Settings::check(fragment)
     }
@@ -62,8 +82,9 @@ impl Settings {
                 "there is no disk to protect: add --disk PATH (`mobility-agent check` lists the disks)",
             );
         }
-        let limits = limits(&fragment)?;
-        Ok(Settings { vault, disks, capture: fragment.capture.unwrap_or_default(), limits, source: fragment })
+        let (limits, scripts) = (limits(&fragment)?, scripts(&fragment)?);
+        let capture = fragment.capture.unwrap_or_default();
+        Ok(Settings { vault, disks, capture, limits, scripts, source: fragment })
     }
 
     /// The configuration as a fragment would have it, with the defaults filled in.
@@ -72,15 +93,21 @@ impl Settings {
         let shown = Fragment {
             capture: Some(self.capture),
             interval: Some(limits.interval),
+            cut: Some(self.source.cut.unwrap_or(Cut::Auto)),
             limits: LimitsFragment {
                 cut_size: Some(limits.cut_bytes),
                 cut_tries: Some(limits.tries),
                 copy_passes: Some(limits.passes),
+                freeze_limit: Some(limits.freeze_limit),
                 checkpoint_size: Some(limits.checkpoint_bytes),
                 upload_rate: limits.upload_rate,
                 segments_in_memory: u32::try_from(limits.segments).ok(),
                 retry_wait: Some(limits.retry_last),
                 audit_round: Some(limits.audit_round),
+            },
+            scripts: ScriptsFragment {
+                dir: Some(self.scripts.dir.clone()),
+                timeout: Some(self.scripts.timeout),
             },
             ..self.source.clone()
         };
@@ -89,58 +116,10 @@ impl Settings {
     }
 }
 
-fn limits(fragment: &Fragment) -> Result<Limits, Failure> {
-    let default = Limits::default();
-    let given = &fragment.limits;
-    let limits = Limits {
-        interval: fragment.interval.unwrap_or(default.interval),
-        cut_bytes: given.cut_size.unwrap_or(default.cut_bytes),
-        tries: given.cut_tries.unwrap_or(default.tries),
-        passes: given.copy_passes.unwrap_or(default.passes),
-        checkpoint_bytes: given.checkpoint_size.unwrap_or(default.checkpoint_bytes),
-        upload_rate: given.upload_rate.or(default.upload_rate),
-        segments: given.segments_in_memory.map_or(default.segments, |n| n as usize),
-        retry_last: given.retry_wait.unwrap_or(default.retry_last),
-        audit_round: given.audit_round.unwrap_or(default.audit_round),
-        ..default
-    };
-    let mib = |n: u64| ByteCount(n << 20);
-    within("interval", limits.interval, INTERVAL, |d| humantime::format_duration(d).to_string())?;
-    within("limits.cut-size", limits.cut_bytes, (ByteCount(64 << 10), mib(1024)), |b| b.to_string())?;
-    within("limits.cut-tries", limits.tries, (1, 100), |n| n.to_string())?;
-    within("limits.copy-passes", limits.passes, (1, 1000), |n| n.to_string())?;
-    within("limits.checkpoint-size", limits.checkpoint_bytes, (mib(64), mib(1 << 20)), |b| b.to_string())?;
-    within("limits.segments-in-memory", limits.segments, (2, 64), |n| n.to_string())?;
-    within("limits.retry-wait", limits.retry_last, (Duration::from_secs(1), INTERVAL.1), |d| {
-        humantime::format_duration(d).to_string()
-    })?;
-    within(
-        "limits.audit-round",
-        limits.audit_round,
-        (Duration::from_secs(1), Duration::from_secs(366 * 86400)),
-        |d| humantime::format_duration(d).to_string(),
-    )?;
-    if let Some(rate) = limits.upload_rate {
-        within("limits.upload-rate", rate, (ByteCount(16 << 10), ByteCount(1 << 40)), |b| b.to_string())?;
-    }
-    Ok(limits)
-}
-
-fn within<T: PartialOrd + Copy>(
-    key: &str,
-    value: T,
-    (least, most): (T, T),
-    show: impl Fn(T) -> String,
-) -> Result<(), Failure> {
-    if value >= least && value <= most {
-        return Ok(());
-    }
-    let (value, least, most) = (show(value), show(least), show(most));
-    Err(Failure::Config(format!("{key} is {value}, but must be between {least} and {most}")))
-}
-
 #[cfg(test)]
 mod tests {
+    use mobility_engine::CutPolicy;
+
     use super::*;
 
     fn fragment() -> Fragment {
@@ -156,18 +135,40 @@ mod tests {
     fn what_is_shown_is_what_it_would_be_made_from() {
         let settings = Settings::check(fragment()).unwrap();
         let again: Fragment = toml::from_str(&settings.to_toml().unwrap()).unwrap();
-        assert_eq!(Settings::check(again).unwrap().limits, settings.limits);
+        let again = Settings::check(again).unwrap();
+        assert_eq!((again.limits, again.scripts), (settings.limits, settings.scripts));
+    }
+
+    #[test]
+    fn consistency_is_set_as_it_was_asked_for() {
+        let text = "cut = 'freeze'\napp-consistent-interval = '1h'\n[limits]\nfreeze-limit = '150ms'\n\
+                    [scripts]\ndir = '/srv/scripts'\ntimeout = '2min'\n";
+        let mut fragment = fragment();
+        fragment.merge(toml::from_str(text).unwrap());
+        let shown = Settings::check(fragment).unwrap().to_toml().unwrap();
+        let settings = Settings::check(toml::from_str(&shown).unwrap()).unwrap();
+        assert_eq!(settings.limits.cut_policy, CutPolicy::Freeze);
+        assert_eq!(settings.limits.freeze_limit, Duration::from_millis(150));
+        assert_eq!(settings.limits.application_interval, Some(Duration::from_secs(3600)));
+        let scripts = ScriptSettings { dir: "/srv/scripts".into(), timeout: Duration::from_secs(120) };
+        assert_eq!(settings.scripts, scripts);
     }
 
     #[test]
     fn what_cannot_work_is_refused_with_a_remedy() {
         type Spoil = fn(&mut Fragment);
-        let cases: [(&str, Spoil); 5] = [
+        let cases: [(&str, Spoil); 11] = [
             ("--debug", |f| f.debug = None),
             ("--vault", |f| f.vault = None),
             ("--disk", |f| f.disks = None),
             ("between 1s and 1day", |f| f.interval = Some(Duration::from_millis(10))),
             ("limits.cut-tries", |f| f.limits.cut_tries = Some(0)),
+            ("between 10ms and 10s", |f| f.limits.freeze_limit = Some(Duration::from_millis(9))),
+            ("between 10s and 30days", |f| f.app_consistent_interval = Some(Duration::from_secs(9))),
+            ("app-consistent-interval", |f| f.app_consistent_interval = Some(Duration::from_secs(14))),
+            ("scripts.timeout", |f| f.scripts.timeout = Some(Duration::from_millis(999))),
+            ("scripts.timeout", |f| f.scripts.timeout = Some(Duration::from_secs(601))),
+            ("scripts.dir", |f| f.scripts.dir = Some("scripts.d".into())),
         ];
         for (hint, spoil) in cases {
             let mut fragment = fragment();

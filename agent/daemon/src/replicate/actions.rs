@@ -4,14 +4,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use mobility_engine::{
-    Action, CommitDisk, CommitFault, CommitKind, CutPlan, Event, Fault, FaultKind, SegmentId,
-};
-use mobility_format::{BlockSet, ByteCount, DiskId, Epoch, Generation, key::CacheKey, manifest::DiskState};
+use mobility_engine::{Action, CommitDisk, CommitFault, CommitKind, Event, Fault, FaultKind, SegmentId};
+use mobility_format::{BlockSet, DiskId, Epoch, Generation, key::CacheKey, manifest::DiskState};
 use mobility_recovery::Head;
 
 use super::{
-    Message, Replication, commit, copy, cut,
+    Message, Replication,
+    applications::MadeOf,
+    commit, copy,
     disk::{self, Protected, Table},
     fault,
     pack::{Chain, Packer, Sealed, lock},
@@ -32,7 +32,10 @@ impl Replication {
                 Action::Compare(id, blocks) => self.compare(id, blocks),
                 Action::Copy(id, blocks) => self.copy(id, blocks),
                 Action::Upload(id) => self.upload(id),
-                Action::Cut(plans, budget) => self.cut(plans, budget),
+                Action::Cut { plans, budget, freeze } => self.cut(plans, budget, freeze),
+                Action::Sync => self.sync(),
+                Action::Quiesce(generation, epoch) => self.quiesce(generation, epoch),
+                Action::Release(succeeded) => self.release(succeeded),
                 Action::Commit { generation, epoch, kind, disks } => {
                     self.commit(generation, epoch, &kind, &disks)
                 }
@@ -57,7 +60,7 @@ impl Replication {
             | Action::Audit(id, _) => {
                 self.busy.insert(*id);
             }
-            Action::Cut(plans, _) => self.busy.extend(plans.iter().map(|(id, _)| *id)),
+            Action::Cut { plans, .. } => self.busy.extend(plans.iter().map(|(id, _)| *id)),
             _ => {}
         }
     }
@@ -80,13 +83,13 @@ impl Replication {
         }
     }
 
-    fn answer(&self, event: Event) {
+    pub(super) fn answer(&self, event: Event) {
         // Nobody is there to answer to only when the loop has ended.
         let _ = self.mailbox.send(Message::Event(event));
     }
 
     /// The disk, if it is there to be worked with.
-    fn present(&self, id: DiskId) -> Result<&Protected, Fault> {
+    pub(super) fn present(&self, id: DiskId) -> Result<&Protected, Fault> {
         self.disks.get(&id).filter(|disk| !disk.gone).ok_or_else(|| Fault {
             kind: FaultKind::DiskGone,
             message: format!("disk {id} is not there; attach it again"),
@@ -194,51 +197,6 @@ impl Replication {
         });
     }
 
-    fn cut(&self, plans: Vec<(DiskId, CutPlan)>, budget: ByteCount) {
-        let mut targets = Vec::new();
-        for (id, plan) in plans {
-            match self.present(id).map(|disk| (disk.tracker(), &disk.reader)) {
-                Ok((Some(tracker), reader)) => {
-                    targets.push(cut::Target { id, tracker: tracker.clone(), reader: reader.clone(), plan });
-                }
-                Ok((None, _)) => {}
-                Err(fault) => {
-                    let verdict = mobility_engine::Verdict::Unread(id, fault);
-                    return self.answer(Event::CutDone(
-                        verdict,
-                        mobility_engine::CutFigures::default(),
-                        Vec::new(),
-                    ));
-                }
-            }
-        }
-        let chains: Vec<_> =
-            targets.iter().filter_map(|target| self.chains.get(&target.id).cloned()).collect();
-        let (window, mailbox) = (self.window.clone(), self.mailbox.clone());
-        let round = window.round();
-        self.worker.run(move || {
-            let outcome = cut::cut(&targets, budget);
-            let _ =
-                mailbox.send(Message::Event(Event::CutDone(outcome.verdict, outcome.figures, outcome.disks)));
-            let consistent = !outcome.contents.is_empty();
-            for (id, content) in outcome.contents {
-                let Some(chain) = chains.iter().find(|chain| lock(chain).disk == id) else { continue };
-                let mut chain = lock(chain);
-                let mut sealed = |sealed| {
-                    let _ = mailbox.send(Message::Sealed(sealed));
-                };
-                let packer = Packer::new(&window, round, &mut chain, &mut sealed);
-                if copy::pack_memory(&content, packer).is_err() {
-                    // The agent is stopping: what is missing must not be committed.
-                    return;
-                }
-            }
-            if consistent {
-                let _ = mailbox.send(Message::Event(Event::CutPacked));
-            }
-        });
-    }
-
     pub(super) fn sealed(&mut self, sealed: Sealed) {
         if sealed.round != self.window.round() {
             // It belongs to an epoch that was given up.
@@ -302,7 +260,9 @@ impl Replication {
                 return;
             }
         };
-        self.report.committing(kind, epoch, prepared.digest);
+        self.report.committing(kind, &prepared.commit, epoch, prepared.digest);
+        let made = MadeOf { digest: prepared.digest, generation, epoch };
+        self.note_committing(kind, &prepared.commit, made);
         let tables: Vec<Arc<Mutex<Table>>> =
             self.disks.values().filter_map(|disk| disk.table().cloned()).collect();
         let (vault, intake, mailbox) = (self.vault.clone(), self.intake.clone(), self.mailbox.clone());
@@ -355,6 +315,7 @@ impl Replication {
             Ok(head) => {
                 self.head_changed(head.clone());
                 self.report.committed();
+                self.answer_requests();
             }
             Err(CommitFault::Retry(fault)) => self.report.outage(Some(fault)),
             Err(fault) => {

@@ -25,7 +25,7 @@ pub(crate) fn describe(
     dirty_rate: mobility_format::ByteCount,
     scanned: Option<Timestamp>,
 ) -> Commit {
-    let cut = |figures: &PointFigures, method, reason: Option<String>| Cut {
+    let cut = |figures: &PointFigures, method, reason: &Option<String>| Cut {
         method,
         t0: Timestamp::from_microsecond(figures.cut.t0_us)
             .ok()
@@ -35,19 +35,19 @@ pub(crate) fn describe(
         window_us: figures.cut.window_us,
         tries: figures.tries,
         read: figures.cut.read,
-        held_us: 0,
+        held_us: figures.cut.held_us,
         dirty_rate,
-        reason,
+        reason: reason.clone(),
     };
     match kind {
         CommitKind::Checkpoint => Commit::Checkpoint,
-        CommitKind::Point(figures) => {
-            let method = if figures.scanned { CutMethod::Scan } else { CutMethod::Optimistic };
-            Commit::Point { consistency: Consistency::Crash, cut: cut(figures, method, None) }
-        }
+        CommitKind::Point(figures) => Commit::Point {
+            consistency: figures.consistency,
+            cut: cut(figures, figures.method, &figures.shortfall),
+        },
         CommitKind::Fuzzy(figures, reason) => Commit::Point {
             consistency: Consistency::Fuzzy,
-            cut: cut(figures, CutMethod::None, Some(reason.clone())),
+            cut: cut(figures, CutMethod::None, &Some(reason.clone())),
         },
     }
 }
@@ -57,6 +57,7 @@ pub(crate) fn describe(
 pub(crate) struct Prepared {
     pub(crate) generation: Generation,
     pub(crate) epoch: Epoch,
+    pub(crate) commit: Commit,
     pub(crate) bytes: Vec<u8>,
     pub(crate) digest: Digest,
 }
@@ -75,7 +76,7 @@ pub(crate) fn prepare(
         epoch,
         session: identity.session,
         time: clock::wall(),
-        commit,
+        commit: commit.clone(),
         disks,
         previous,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -83,7 +84,7 @@ pub(crate) fn prepare(
     let bytes = manifest.sign(&identity.key).map_err(|err| err.to_string())?;
     // What nobody could read must not be committed.
     let digest = SignedManifest::parse(&bytes).map_err(|err| err.to_string())?.digest;
-    Ok(Prepared { generation, epoch, bytes, digest })
+    Ok(Prepared { generation, epoch, commit, bytes, digest })
 }
 
 /// Puts the manifest and has it taken in.

@@ -25,6 +25,7 @@ use mobility_format::{
 };
 
 use super::{
+    cut::Content,
     fault,
     pack::{Abandoned, Packer, lock},
 };
@@ -207,14 +208,11 @@ pub(crate) fn encode(
 }
 
 /// Packs what a cut has read into memory.
-pub(crate) fn pack_memory(
-    read: &[(BlockRange, AlignedBuf)],
-    mut packer: Packer<'_>,
-) -> Result<(), Abandoned> {
+pub(crate) fn pack_memory(read: &Content, mut packer: Packer<'_>) -> Result<(), Abandoned> {
     let mut encoder = ExtentEncoder::new().map_err(|_| Abandoned)?;
-    for (range, plain) in read {
+    for (range, plain) in read.ranges() {
         let mut outcome = Ok(());
-        let encoded = encode(*range, plain, &mut encoder, false, &mut |piece| {
+        let encoded = encode(range, plain, &mut encoder, false, &mut |piece| {
             outcome = match &piece.extent {
                 Some(extent) => packer.extent(extent),
                 None => packer.zero(piece.range),

@@ -4,11 +4,13 @@
 //! message. Nothing here decides what to do next. Deliberately not here: how the work is done (the modules below).
 
 mod actions;
+mod applications;
 mod commit;
 mod copy;
 mod cut;
 mod disk;
 mod fault;
+mod freeze;
 mod health;
 mod pack;
 mod report;
@@ -33,6 +35,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 pub(crate) use self::start::start;
 use self::{
+    applications::Applications,
     commit::Prepared,
     disk::{Opening, Protected},
     pack::{Sealed, SharedChain, Window},
@@ -40,7 +43,7 @@ use self::{
     scan::Stored,
     worker::Worker,
 };
-use crate::{clock, config::Settings, identity::Identity, systemd::Systemd};
+use crate::{clock, config::Settings, identity::Identity, request::Request, systemd::Systemd};
 
 /// How often the disks are looked at, and the state for `status` is written at least.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -61,6 +64,8 @@ pub(crate) enum Message {
     Committed(Result<Head, CommitFault>),
     /// Somebody wants the agent to end, at once or after a last point.
     Stop { after_point: bool },
+    /// Somebody asks for a point.
+    Requested(Request),
     /// The configuration may have changed.
     Reload,
 }
@@ -94,6 +99,7 @@ pub(crate) struct Replication {
     cancel: Arc<AtomicBool>,
     opening: Opening,
     head_file: PathBuf,
+    applications: Applications,
     report: Report,
     systemd: Systemd,
     next_housekeeping: Time,
@@ -150,6 +156,7 @@ impl Replication {
                 }
                 self.engine.handle(now, Event::Stop { after_point });
             }
+            Message::Requested(request) => self.requested(request),
             // Taken in by the loop itself.
             Message::Reload => {}
         }
@@ -178,6 +185,7 @@ impl Replication {
         self.window.close();
         self.cancel.store(true, Ordering::Relaxed);
         self.worker.finish(LAST_WORK);
+        self.applications.ended();
         self.report.ended();
         tracing::info!("stopped; tracking goes on in the kernel for disks that have a tracker");
     }

@@ -14,7 +14,7 @@ use std::{
 
 use mobility_engine::SegmentId;
 use mobility_format::{
-    BlockRange, BlockSet, ByteCount, Digest, DiskId, Epoch, Generation, MachineId, SessionId, WINDOW_SIZE,
+    BlockRange, BlockSet, Digest, DiskId, Epoch, Generation, MachineId, SessionId, WINDOW_SIZE,
     key::CacheKey,
     manifest::SegmentRef,
     segment::{EncodedExtent, SegmentHeader, SegmentWriter},
@@ -203,15 +203,7 @@ impl<'a> Packer<'a> {
             }
         };
         let Chain { machine, disk, generation, epoch, session, part, .. } = *self.chain;
-        let reference = SegmentRef {
-            session,
-            part,
-            digest: summary.digest,
-            length: ByteCount(summary.length),
-            first_block: summary.first_block,
-            end_block: summary.end_block,
-            blocks: summary.blocks,
-        };
+        let reference = summary.named(session, part);
         self.chain.part += 1;
         self.chain.previous = summary.digest;
         let key = CacheKey::Segment { machine, generation, epoch, disk, session, part };

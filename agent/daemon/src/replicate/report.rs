@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use mobility_engine::{CommitKind, DiskPhase, DiskStatus, Event, Fault, PointFigures, Status, Time, Verdict};
-use mobility_format::{ByteCount, Digest, DiskId, Epoch, MachineId};
+use mobility_format::{ByteCount, Digest, DiskId, Epoch, MachineId, manifest::Commit};
 
 use crate::{
     clock,
@@ -68,7 +68,8 @@ impl Report {
                 self.error_of(fault);
             }
             Event::CutDone(verdict, figures, _) => {
-                tracing::debug!(window_us = figures.window_us, read = %figures.read, "cut: {verdict:?}");
+                let (window_us, held_us, rounds) = (figures.window_us, figures.held_us, figures.rounds);
+                tracing::debug!(window_us, held_us, rounds, read = %figures.read, "cut: {verdict:?}");
             }
             Event::Audited(disk, _, missed) if !missed.is_empty() => {
                 let message = format!(
@@ -122,32 +123,32 @@ impl Report {
         ByteCount(u64::try_from(u128::from(changed) * 1000 / millis).unwrap_or(u64::MAX))
     }
 
-    pub(crate) fn committing(&mut self, kind: &CommitKind, epoch: Epoch, digest: Digest) {
+    pub(crate) fn committing(&mut self, kind: &CommitKind, commit: &Commit, epoch: Epoch, digest: Digest) {
         self.churn = self.dirty_rate(kind);
-        let (consistency, reason) = match kind {
-            CommitKind::Fuzzy(_, reason) => ("fuzzy", Some(reason.clone())),
-            _ => ("crash", None),
+        let (Some(figures), Commit::Point { consistency, cut }) = (figures(kind), commit) else {
+            self.committing = None;
+            return;
         };
-        self.committing = figures(kind).map(|figures| LastPoint {
-            epoch,
-            digest,
-            time: clock::wall(),
-            consistency: consistency.to_owned(),
-            reason,
-            window_us: figures.cut.window_us,
-            tries: figures.tries,
-            changed: figures.changed,
-        });
+        let (time, consistency, cut) = (clock::wall(), *consistency, cut.clone());
+        self.committing = Some(LastPoint { epoch, digest, time, consistency, cut, changed: figures.changed });
     }
 
     pub(crate) fn committed(&mut self) {
         let Some(point) = self.committing.take() else { return };
-        let (epoch, changed, window) = (point.epoch, point.changed, point.window_us);
-        match &point.reason {
-            None => tracing::info!(
-                "recovery point {epoch}: crash-consistent, {changed} changed, cut in {window} µs"
+        let (epoch, changed, cut) = (point.epoch, point.changed, &point.cut);
+        let (kind, window, held) = (point.consistency.name(), cut.window_us, cut.held_us);
+        match &cut.reason {
+            None if held > 0 => tracing::info!(
+                "recovery point {epoch}: {kind}-consistent, {changed} changed, cut in {window} µs, writes held for {held} µs"
             ),
-            Some(reason) => tracing::warn!("recovery point {epoch}: fuzzy, {changed} changed: {reason}"),
+            None => {
+                tracing::info!(
+                    "recovery point {epoch}: {kind}-consistent, {changed} changed, cut in {window} µs"
+                );
+            }
+            Some(reason) => {
+                tracing::warn!("recovery point {epoch}: only {kind}, {changed} changed: {reason}")
+            }
         }
         self.last_point_at = clock::now();
         self.last_point = Some(point);
@@ -215,7 +216,7 @@ impl Report {
             last_point: self.last_point.clone(),
             next_point: clock::wall_of(status.point_due),
             churn_per_s: self.churn,
-            backlog: ByteCount(disks.iter().map(|disk| disk.owed.0 + disk.remaining.0).sum()),
+            backlog: ByteCount(status.disks.iter().map(|disk| disk.backlog.0).sum()),
             uploaded: status.uploaded,
             outage: status.outage.as_ref().map(|outage| Problem {
                 kind: outage.fault.kind.name().to_owned(),

@@ -13,14 +13,17 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 use mobility_capture::disk::Disk;
 use mobility_engine::{DiskStart, Engine, Start};
-use mobility_format::{Digest, DiskId, Epoch, Generation, SessionId};
+use mobility_format::{Digest, DiskId, Epoch, Generation, MachineId, SessionId};
 use mobility_recovery::{Catalog, Head, Intake, Vault};
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
-    Message, Replication, commit,
+    Message, Replication,
+    applications::Applications,
+    commit,
     disk::{Opening, Protected, inspect_all},
+    freeze::Freezing,
     pack::{Chain, Window},
     report::Report,
     scan::Stored,
@@ -31,6 +34,8 @@ use crate::{
     config::Settings,
     exit::Failure,
     identity::{self, Identity},
+    request,
+    scripts::Scripts,
     state_file,
     systemd::Systemd,
 };
@@ -104,6 +109,8 @@ pub(crate) fn start(
     fs::create_dir_all(runtime_dir).with_context(|| {
         format!("cannot make the runtime directory {}; choose one with --runtime-dir", runtime_dir.display())
     })?;
+    let cancel = Arc::new(AtomicBool::new(false));
+    let applications = applications(settings, runtime_dir, machine, cancel.clone());
     let head = intake.head().cloned();
     let head_file = runtime_dir.join(format!("{machine}.head"));
     let pin_root = Path::new(PIN_ROOT).join(machine.to_string());
@@ -133,7 +140,8 @@ pub(crate) fn start(
         worker: Worker::start().context("cannot start a thread")?,
         mailbox,
         messages,
-        cancel: Arc::new(AtomicBool::new(false)),
+        cancel,
+        applications,
         opening,
         head_file,
         systemd: Systemd::new(),
@@ -142,6 +150,22 @@ pub(crate) fn start(
     };
     replication.reset_chains(generation);
     Ok((replication, lock))
+}
+
+/// What an earlier agent left frozen or held is let go, before anything else is done that might wait for it.
+fn applications(
+    settings: &Settings,
+    runtime_dir: &Path,
+    machine: MachineId,
+    cancel: Arc<AtomicBool>,
+) -> Applications {
+    let freezing = Freezing::new(&runtime_dir.join(format!("{machine}.frozen")));
+    let record = runtime_dir.join(format!("{machine}.quiesced"));
+    let scripts = Scripts::new(settings.scripts.dir.clone(), settings.scripts.timeout, record, cancel);
+    if let Err(failed) = scripts.recover() {
+        tracing::error!("an earlier agent left applications held: {failed}");
+    }
+    Applications::new(scripts, freezing, &request::dir(runtime_dir, machine))
 }
 
 fn empty_chain(identity: &Identity, disk: DiskId) -> Chain {

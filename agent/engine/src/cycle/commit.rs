@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mobility_format::{BLOCK_SIZE, ByteCount};
+use mobility_format::{
+    BLOCK_SIZE, ByteCount,
+    manifest::{Consistency, CutMethod},
+};
 
 use super::Phase;
 use crate::{Action, CommitDisk, CommitKind, Engine, PointFigures, Time, disk::Disk, engine::StopWish};
@@ -32,11 +35,14 @@ impl Backlog {
 impl Engine {
     pub(super) fn flush_point(&mut self, now: Time) {
         // A disk that came after the cut is as much missing as one that went before it.
-        let late = |disk: &&Disk| !self.cycle.cut.contains_key(&disk.id);
+        let late = |disk: &&Disk| !self.cycle.cut_disks.contains_key(&disk.id);
         let late: Vec<_> = self.disks.values().filter(late).map(|disk| disk.id).collect();
         self.cycle.excluded.extend(late);
         let missing: Vec<_> = self.missing().map(|disk| disk.id.to_string()).collect();
-        let figures = self.point_figures();
+        let mut figures = self.point_figures();
+        if figures.consistency != Consistency::Application {
+            figures.shortfall = self.application_shortfall();
+        }
         let kind = match missing.is_empty() {
             true => CommitKind::Point(figures),
             false => CommitKind::Fuzzy(figures, format!("without disk {}", missing.join(", "))),
@@ -50,11 +56,25 @@ impl Engine {
 
     pub(super) fn point_figures(&self) -> PointFigures {
         let changed: u64 = self.disks.values().map(|disk| disk.changed).sum();
+        let attempt = &self.cycle.cut;
+        let frozen = attempt.freezes && self.cycle.figures.frozen;
+        let polled = self.active().any(|disk| !disk.continuous());
         PointFigures {
             cut: self.cycle.figures,
-            tries: self.cycle.tries,
-            scanned: self.active().all(|disk| !disk.continuous()),
+            method: match () {
+                () if self.active().all(|disk| !disk.continuous()) => CutMethod::Scan,
+                () if attempt.freezes => CutMethod::Freeze,
+                () => CutMethod::Optimistic,
+            },
+            consistency: match frozen && !polled {
+                true if attempt.application() => Consistency::Application,
+                true => Consistency::FileSystem,
+                false => Consistency::Crash,
+            },
+            tries: attempt.instants,
             changed: ByteCount(changed * BLOCK_SIZE as u64),
+            shortfall: None,
+            requests: self.served_requests(),
         }
     }
 
@@ -71,7 +91,7 @@ impl Engine {
             missing.iter().for_each(|&id| self.with_disk(id, Disk::give_up));
         }
         let sizes = if matches!(kind, CommitKind::Point(_)) {
-            std::mem::take(&mut self.cycle.cut)
+            std::mem::take(&mut self.cycle.cut_disks)
         } else {
             BTreeMap::new()
         };
@@ -115,6 +135,7 @@ impl Engine {
         self.disks.values_mut().for_each(|disk| disk.changed = 0);
         self.last_point = Some(now);
         self.point_due = (cycle.started.unwrap_or(now) + self.limits.interval).max(now);
+        self.wishes_served(cycle.served);
         if cycle.served < self.wishes {
             self.point_due = now;
         } else if self.stop == Some(StopWish::AfterPoint) {

@@ -9,7 +9,7 @@ use super::{
     EncodedExtent, IndexEntry, MAX_ENTRIES, SegmentHeader,
     layout::{ENTRY_LEN, FOOTER_LEN, Footer, HEADER_LEN},
 };
-use crate::{BlockIndex, BlockRange, Digest};
+use crate::{BlockIndex, BlockRange, ByteCount, Digest, SessionId, manifest::SegmentRef};
 
 /// What a finished segment is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,22 @@ pub struct SegmentSummary {
     pub end_block: BlockIndex,
     /// How many blocks it says something about.
     pub blocks: u64,
+}
+
+impl SegmentSummary {
+    /// The segment as a manifest or a run names it, where it is part `part` of what `session` wrote.
+    #[must_use]
+    pub fn named(&self, session: SessionId, part: u32) -> SegmentRef {
+        SegmentRef {
+            session,
+            part,
+            digest: self.digest,
+            length: ByteCount(self.length),
+            first_block: self.first_block,
+            end_block: self.end_block,
+            blocks: self.blocks,
+        }
+    }
 }
 
 /// A segment being written.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
-use mobility_format::manifest::{Consistency, DiskState};
+use mobility_format::manifest::{Cut, DiskState};
 use mobility_recovery::{Catalog, Point};
 use serde_json::{Value, json};
 
@@ -56,28 +56,34 @@ fn print_table(points: &[&Point<'_>]) -> Result<()> {
         ("DISKS", Align::Right),
         ("CHANGED", Align::Right),
         ("STORED", Align::Right),
-        ("CUT", Align::Right),
+        ("METHOD", Align::Left),
+        ("WINDOW", Align::Right),
+        ("TRIES", Align::Right),
+        ("HELD", Align::Right),
         ("MISSED BLOCKS", Align::Right),
         ("", Align::Left),
     ];
     print(&render(head, &points.iter().map(|point| row(point)).collect::<Vec<_>>()))
 }
 
-fn row(point: &Point<'_>) -> [String; 9] {
+fn row(point: &Point<'_>) -> [String; 12] {
     let disks = &point.manifest().disks;
     let changed = mobility_format::ByteCount(point.changed_blocks() * mobility_format::BLOCK_SIZE as u64);
-    let cut = point.cut().map_or(String::new(), |cut| duration(cut.window_us));
+    let of_cut = |show: fn(&Cut) -> String| point.cut().map_or(String::new(), show);
     let sum = |of: fn(&DiskState) -> u64| disks.iter().map(of).sum::<u64>();
     let missed = format!("{} of {}", sum(|disk| disk.missed_blocks), sum(|disk| disk.audited_blocks));
     let problem = point.problem.as_ref().map_or(String::new(), |problem| format!("DAMAGED: {problem}"));
     [
         point.id.to_string(),
         seconds(point.time()),
-        consistency(point.consistency).to_owned(),
+        point.consistency.name().to_owned(),
         disks.len().to_string(),
         changed.to_string(),
         point.stored_bytes().to_string(),
-        cut,
+        of_cut(|cut| cut.method.name().to_owned()),
+        of_cut(|cut| duration(cut.window_us)),
+        of_cut(|cut| cut.tries.to_string()),
+        of_cut(|cut| if cut.held_us == 0 { "-".to_owned() } else { duration(cut.held_us) }),
         missed,
         problem,
     ]
@@ -93,16 +99,6 @@ fn duration(microseconds: u64) -> String {
         0..1_000 => format!("{microseconds} us"),
         1_000..1_000_000 => format!("{:.1} ms", microseconds as f64 / 1e3),
         _ => format!("{:.1} s", microseconds as f64 / 1e6),
-    }
-}
-
-/// The word for a consistency, as it is written everywhere.
-pub(super) fn consistency(consistency: Consistency) -> &'static str {
-    match consistency {
-        Consistency::Fuzzy => "fuzzy",
-        Consistency::Crash => "crash",
-        Consistency::FileSystem => "file-system",
-        Consistency::Application => "application",
     }
 }
 

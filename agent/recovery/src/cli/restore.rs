@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{
     Place,
     exit::{NotFound, Outcome},
-    points::{consistency, seconds},
+    points::seconds,
     print, print_json,
 };
 
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
         print_json(&as_json(&point, &restored))?;
         return Ok(Outcome::Done);
     }
-    let (time, kind) = (seconds(point.time()), consistency(point.consistency));
+    let (time, kind) = (seconds(point.time()), point.consistency.name());
     print(&format!(
         "restored point {} of {time} ({kind}) in {:.1} s\n",
         point.id,

@@ -1,0 +1,136 @@
+//! The log: to standard error, beside the progress bar, and held back in memory while file systems are frozen.
+//!
+//! What standard error leads to may lie on a file system that is frozen: a thread that logs would wait for the thaw, and
+//! one that has to thaw must not wait for that. Deliberately not here: what is logged.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use indicatif::ProgressBar;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// The most that is held back. What is beyond it is counted and left out.
+const MOST: usize = 256 << 10;
+
+static BACK: Mutex<Back> = Mutex::new(Back { holds: 0, bytes: Vec::new(), lost: 0 });
+
+/// What is held back.
+struct Back {
+    /// How many wish that nothing is written.
+    holds: usize,
+    bytes: Vec<u8>,
+    lost: usize,
+}
+
+impl Back {
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.bytes.len() + bytes.len() <= MOST {
+            self.bytes.extend_from_slice(bytes);
+        } else {
+            self.lost += 1;
+        }
+    }
+}
+
+fn back() -> MutexGuard<'static, Back> {
+    BACK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nothing is written to the log until this is dropped.
+#[derive(Debug)]
+#[must_use = "the log is held back as long as this lives"]
+pub(crate) struct HeldBack(());
+
+/// Holds the log back.
+pub(crate) fn hold_back() -> HeldBack {
+    let mut back = back();
+    back.holds += 1;
+    // Later there may be no memory to be had without writing something out.
+    back.bytes.reserve(MOST / 4);
+    HeldBack(())
+}
+
+/// Whether file systems may be frozen at this moment, so that no file should be written that can wait.
+pub(crate) fn is_held_back() -> bool {
+    back().holds > 0
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        let mut back = back();
+        back.holds -= 1;
+        if back.holds > 0 {
+            return;
+        }
+        let (bytes, lost) = (std::mem::take(&mut back.bytes), std::mem::take(&mut back.lost));
+        drop(back);
+        // There is nowhere to say that the log cannot be written.
+        let _ = io::stderr().write_all(&bytes);
+        if lost > 0 {
+            tracing::warn!("{lost} lines of the log were lost while file systems were frozen");
+        }
+    }
+}
+
+/// Logs to standard error, without tearing the progress bar.
+pub(crate) fn start(bar: &ProgressBar) {
+    let filter = EnvFilter::try_from_env("MOBILITY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(BesideBar(bar.clone()));
+    // Under systemd the journal has the time already; it is told apart by this variable.
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    // A log that was started already, as in a test, is as good.
+    let _ = if journal { log.without_time().try_init() } else { log.try_init() };
+}
+
+#[derive(Clone)]
+struct BesideBar(ProgressBar);
+
+impl<'a> MakeWriter<'a> for BesideBar {
+    type Writer = BesideBar;
+
+    fn make_writer(&'a self) -> BesideBar {
+        self.clone()
+    }
+}
+
+impl Write for BesideBar {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut back = back();
+        if back.holds > 0 {
+            back.keep(bytes);
+            return Ok(bytes.len());
+        }
+        drop(back);
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if is_held_back() { Ok(()) } else { io::stderr().flush() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_logged_while_it_is_held_back_is_kept_up_to_a_limit() {
+        let outer = hold_back();
+        let inner = hold_back();
+        let mut log = BesideBar(ProgressBar::hidden());
+        assert_eq!(log.write(b"line\n").unwrap(), 5);
+        drop(inner);
+        assert!(is_held_back(), "somebody else still wishes it");
+        let long = vec![b'x'; MOST];
+        assert_eq!(log.write(&long).unwrap(), MOST);
+        assert_eq!((back().bytes.as_slice(), back().lost), (b"line\n".as_slice(), 1));
+        drop(outer);
+        assert!(!is_held_back() && back().bytes.is_empty());
+    }
+}

@@ -1,0 +1,141 @@
+//! The file systems of the protected disks, ready to be frozen for a cut: found, opened, flushed.
+//!
+//! Deliberately not here: freezing itself and its guard (`mobility_capture::freeze`), and when it is done.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use mobility_capture::{
+    disk::Disk,
+    freeze::{
+        FileSystems, FreezeError, Freezer, Frozen, GuardProgram, Held, Leftover, LeftoverOutcome, Skipped,
+        file_systems, lock_memory, thaw_leftovers,
+    },
+};
+use mobility_engine::Verdict;
+
+use crate::log::{self, HeldBack};
+
+/// What can be frozen.
+#[derive(Debug)]
+pub(crate) struct Freezing {
+    freezer: Option<Freezer>,
+    record: PathBuf,
+    found: FileSystems,
+    /// Why nothing can be frozen at present.
+    problem: Option<FreezeError>,
+    /// What was said last about file systems that are left out.
+    said: Vec<String>,
+}
+
+/// A freeze of the agent's, during which its log is held back.
+#[derive(Debug)]
+pub(crate) struct Holding<'a> {
+    // In this order: thawed first, then what was held back is written.
+    frozen: Frozen<'a>,
+    log: HeldBack,
+}
+
+impl Holding<'_> {
+    pub(crate) fn thaw(self) -> Held {
+        let held = self.frozen.thaw();
+        drop(self.log);
+        held
+    }
+}
+
+impl Freezing {
+    /// Nothing is frozen yet; `record` will say what is. What an earlier agent left frozen according to it is thawed.
+    pub(crate) fn new(record: &Path) -> Freezing {
+        for leftover in thaw_leftovers(record) {
+            report(&leftover);
+        }
+        let found = FileSystems::default();
+        Freezing { freezer: None, record: record.to_owned(), found, problem: None, said: Vec::new() }
+    }
+
+    /// Finds the file systems on `disks`, opens them, and has them written out.
+    pub(crate) fn prepare(&mut self, disks: &[Disk]) {
+        self.found = file_systems(&disks.iter().collect::<Vec<_>>());
+        let said: Vec<_> = self.found.skipped.iter().map(ToString::to_string).collect();
+        if said != self.said {
+            said.iter().for_each(|line| tracing::info!("{line}"));
+            self.said = said;
+        }
+        self.problem = self.open().err();
+    }
+
+    fn open(&mut self) -> Result<(), FreezeError> {
+        if self.found.to_freeze.is_empty() {
+            return Ok(());
+        }
+        let freezer = match &mut self.freezer {
+            Some(freezer) => freezer,
+            none => {
+                // Before the guard is there, which has memory of its own.
+                if let Err(err) = lock_memory() {
+                    tracing::warn!(
+                        "the agent's memory cannot be kept from being swapped out: {err}; frozen cuts may take longer"
+                    );
+                }
+                let freezer = Freezer::new(GuardProgram::this_program(), &self.record)?;
+                if let Some(lacks) =
+                    freezer.protection().map(|protection| protection.lacks()).filter(|l| !l.is_empty())
+                {
+                    tracing::warn!(
+                        "the guard of frozen file systems is less protected than it should be: {}",
+                        lacks.join(", ")
+                    );
+                }
+                none.insert(freezer)
+            }
+        };
+        freezer.hold(&self.found.to_freeze)?;
+        freezer.sync()
+    }
+
+    /// Whether nothing on the disks is written while what can be frozen is.
+    pub(crate) fn holds_everything(&self) -> bool {
+        !self.found.skipped.iter().any(Skipped::is_written_to)
+    }
+
+    /// Freezes, for `limit` at most.
+    pub(crate) fn freeze(&mut self, limit: Duration) -> Result<Holding<'_>, Verdict> {
+        if let Some(problem) = &self.problem {
+            return Err(Verdict::NotFrozen(problem.to_string()));
+        }
+        let Some(freezer) = self.freezer.as_mut().filter(|_| !self.found.to_freeze.is_empty()) else {
+            return Err(Verdict::NothingToFreeze);
+        };
+        let log = log::hold_back();
+        match freezer.freeze(limit) {
+            Ok(frozen) => Ok(Holding { frozen, log }),
+            Err(FreezeError::Nothing) => Err(Verdict::NothingToFreeze),
+            Err(err) => Err(Verdict::NotFrozen(err.to_string())),
+        }
+    }
+
+    /// Lets go of the file systems, so that they can be unmounted.
+    pub(crate) fn release(&mut self) {
+        if let Some(freezer) = &mut self.freezer {
+            freezer.release();
+        }
+    }
+}
+
+fn report(leftover: &Leftover) {
+    let point = leftover.point.display();
+    match &leftover.outcome {
+        LeftoverOutcome::Thawed => {
+            tracing::warn!("{point} was left frozen by an earlier agent and its guard; it is thawed");
+        }
+        LeftoverOutcome::Failed(err) => {
+            tracing::error!(
+                "{point} may have been left frozen, and cannot be thawed: {err}; try `fsfreeze --unfreeze`"
+            );
+        }
+        _ => tracing::debug!("{point} had been frozen by an earlier agent, and is not any more"),
+    }
+}
