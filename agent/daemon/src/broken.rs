@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 pub(crate) enum Broken {
     /// `no-validation`: whatever was read is the point.
     NoValidation,
-    /// `wrong-bitmap`: what was read is looked for in what was taken out of the bitmaps before, not in the bitmaps.
+    /// `wrong-bitmap`: after the read only completions are looked at, not what was issued.
     WrongBitmap,
     /// `drain-after-read`: the marks are taken out of the bitmaps once more after the read, and forgotten.
     DrainAfterRead,

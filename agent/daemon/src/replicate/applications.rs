@@ -152,6 +152,7 @@ impl Replication {
 }
 
 /// Names a point.
+#[derive(Clone, Copy)]
 pub(super) struct MadeOf {
     pub(super) digest: mobility_format::Digest,
     pub(super) generation: Generation,

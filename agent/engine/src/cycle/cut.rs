@@ -40,9 +40,9 @@ impl Attempt {
         self.optimistic + self.frozen
     }
 
-    /// Why the applications could not be told, if they were to be.
-    pub(super) fn untold(&self) -> Option<&str> {
-        self.told.as_ref()?.as_ref().err().map(String::as_str)
+    /// Whether there was an application to be told, or why it could not be; nothing if none was to be told.
+    pub(super) fn told(&self) -> Option<&Result<bool, String>> {
+        self.told.as_ref()
     }
 
     /// Whether there was an application, and it was told.
@@ -83,7 +83,7 @@ impl Engine {
                 CutPolicy::Optimistic => false,
                 CutPolicy::Freeze => true,
                 CutPolicy::Auto => {
-                    (application && attempt.untold().is_none())
+                    (application && !matches!(attempt.told, Some(Err(_))))
                         || attempt.optimistic >= self.limits.tries
                         || self.owed_of_trackers() > self.limits.cut_bytes
                         || (attempt.optimistic == 0 && self.choice.freezes_at_once(self.dirty_rate(now)))

@@ -50,11 +50,16 @@ impl Engine {
         if !served {
             return None;
         }
-        Some(match (self.cycle.cut.untold(), self.limits.cut_policy) {
-            (Some(reason), _) => format!("the applications could not be told: {reason}"),
-            (None, CutPolicy::Optimistic) => "the cut policy rules out freezing file systems".to_owned(),
-            (None, _) if self.cycle.cut.application() => "the file systems could not be frozen".to_owned(),
-            (None, _) => "there is no application to be told: no script is installed".to_owned(),
+        let attempt = &self.cycle.cut;
+        Some(match attempt.told() {
+            Some(Err(reason)) => format!("the applications could not be told: {reason}"),
+            Some(Ok(true)) => "the file systems could not be frozen".to_owned(),
+            Some(Ok(false)) => "there is no application to be told: no script is installed".to_owned(),
+            None if self.limits.cut_policy == CutPolicy::Optimistic => {
+                "the cut policy rules out freezing file systems".to_owned()
+            }
+            None => "there is nothing on the disks that can be frozen, so the applications were not told"
+                .to_owned(),
         })
     }
 
