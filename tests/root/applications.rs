@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mobility_tests::requirement::Requirement;
+use mobility_tests::{
+    load_postgresql::{self, Programs},
+    requirement::Requirement,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take that ought to happen soon, on a machine that is busy with other things.
@@ -20,14 +23,9 @@ const SOON: Duration = Duration::from_secs(60);
 /// How long a commit that nothing holds takes at most, by far.
 const HELD: Duration = Duration::from_millis(300);
 
-/// A program in the search path or, as Debian has them for PostgreSQL, in a directory of its version.
 fn program(name: &str) -> Result<PathBuf, String> {
-    let mut dirs: Vec<PathBuf> = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from).to_vec();
-    for versions in ["/usr/lib/postgresql", "/usr/pgsql"] {
-        let versions = fs::read_dir(versions).into_iter().flatten().flatten();
-        dirs.extend(versions.map(|version| version.path().join("bin")));
-    }
-    let found = dirs.into_iter().map(|dir| dir.join(name)).find(|path| path.is_file());
+    let dirs = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(Path::new);
+    let found = dirs.iter().map(|dir| dir.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| format!("there is no {name}; packaging/install-build-deps.sh installs it"))
 }
 
@@ -121,44 +119,23 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn postgresql() -> Option<(Server, PathBuf)> {
-    let needed = ["initdb", "postgres", "pg_controldata", "psql", "pg_isready", "runuser"];
-    let programs = Requirement::Root.or_skip(ready(&needed))?;
-    let mut server = Server::new("50-postgresql", "MOBILITY_POSTGRESQL_CONFIG", "postgres");
+fn postgresql() -> Option<(Server, Programs, load_postgresql::Server)> {
+    let programs = Requirement::Root.or_skip(Programs::find())?;
+    let server = Server::new("50-postgresql", "MOBILITY_POSTGRESQL_CONFIG", "postgres");
     let data = server.path("data");
-    let as_owner = |program: &Path| {
-        let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--"]).arg(program).current_dir("/");
-        command
-    };
-    good(as_owner(&programs[0]).args(["-N", "-A", "peer", "-D"]).arg(&data));
-    let log = fs::File::create(server.path("log")).unwrap();
-    let started = as_owner(&programs[1])
-        .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "port=5432", "-k"])
-        .arg(&data)
-        .arg("-D")
-        .arg(&data)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn();
-    server.process = Some(started.unwrap());
-    eventually("PostgreSQL starts", || {
-        Command::new(&programs[4]).arg("-q").arg("-h").arg(&data).status().unwrap().success()
-    });
-    server.configure(&format!("POSTGRESQL_SOCKETS={}\n", data.join(".s.PGSQL.5432").display()));
-    Some((server, programs[2].clone()))
+    programs.init(&data, None);
+    let running =
+        load_postgresql::Server::start(&programs, &data, &data, &server.path("log"), &["fsync=off"]);
+    let running = running.unwrap_or_else(|said| panic!("{said}"));
+    server.configure(&format!("POSTGRESQL_SOCKETS={}\n", running.socket().display()));
+    Some((server, programs, running))
 }
 
 #[test]
 fn root_postgresql_makes_a_checkpoint() {
-    let Some((mut server, controldata)) = postgresql() else { return };
+    let Some((server, programs, running)) = postgresql() else { return };
     let data = server.path("data");
-    let last = || {
-        let all = good(Command::new(&controldata).arg("-D").arg(&data).env("LANG", "C"));
-        let line = all.lines().find(|line| line.starts_with("Latest checkpoint location")).unwrap();
-        line.rsplit(' ').next().unwrap().to_owned()
-    };
+    let last = || programs.control(&data, "Latest checkpoint location");
     let before = last();
     let (success, said) = server.call("pre", &[]);
     assert!(success, "{said}");
@@ -172,24 +149,13 @@ fn root_postgresql_makes_a_checkpoint() {
     server.configure(&format!("{configured}POSTGRESQL_USER=nobody\n"));
     assert!(!server.call("pre", &[]).0);
     server.configure(&configured);
-    stop(&mut server, &data);
+    running.stop();
     let (success, said) = server.call("pre", &[]);
     assert!(!success && said.contains(".s.PGSQL.5432"), "{said}");
     // Without configuration, a machine where no server runs is fine.
     server.configure("");
     if !fs::read_dir("/run/postgresql").is_ok_and(|mut entries| entries.next().is_some()) {
         assert_eq!(server.call("pre", &[]), (true, String::new()));
-    }
-}
-
-/// Ends the server by its own process number: the one that was started only passes on what the server says.
-fn stop(server: &mut Server, data: &Path) {
-    let pid = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
-    if let Some(pid) = pid.lines().next().and_then(|pid| pid.trim().parse().ok()).and_then(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::QUIT);
-    }
-    if let Some(mut process) = server.process.take() {
-        let _ = process.wait();
     }
 }
 

@@ -116,8 +116,25 @@ impl Setup {
     /// When it cannot be started.
     #[must_use]
     pub fn start(&self) -> Agent {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        self.start_as(self.command(), self.open_log())
+    }
+
+    /// Opens its log, to append to it.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn open_log(&self) -> File {
+        OpenOptions::new().create(true).append(true).open(&self.log).unwrap()
+    }
+
+    /// Starts it by another command line, which must lead to the same vault and runtime directory.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_as(&self, mut command: Command, log: File) -> Agent {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Agent { child, setup: self.clone() }
     }
 
@@ -142,6 +159,19 @@ impl Setup {
         }
         let agents: Value = serde_json::from_slice(&output.stdout).unwrap();
         agents["agents"].get(0).cloned()
+    }
+
+    /// Asks the agent for a point with `mobility-agent point` and waits for the answer: its exit code, and what it said.
+    ///
+    /// # Panics
+    /// When it cannot be asked.
+    #[must_use]
+    pub fn ask_for_point(&self, flags: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(program("mobility-agent"));
+        let output =
+            command.arg("point").args(flags).arg("--runtime-dir").arg(&self.runtime).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        (output.status.code(), said.concat())
     }
 
     /// The end of the log, for messages.
@@ -233,6 +263,18 @@ impl Point {
     #[must_use]
     pub fn is_crash(&self) -> bool {
         self.consistency == "crash"
+    }
+
+    /// Whether it shows one instant, however that was reached.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        self.consistency != "fuzzy"
+    }
+
+    /// Something that is said about its cut.
+    #[must_use]
+    pub fn cut(&self, what: &str) -> &Value {
+        &self.listed["cut"][what]
     }
 }
 

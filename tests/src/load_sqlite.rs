@@ -1,6 +1,7 @@
 //! A real database whose rows depend on each other: what a disaster may not tear apart.
 //!
-//! Each row names the one before and carries a checksum over both, and the writer notes when each commit was acknowledged.
+//! Each row names the one before and carries a checksum over both, and the writer notes when each was begun, and its commit
+//! acknowledged.
 //! Uses the SQLite that Python brings along. Deliberately not here: the file system that it lies on.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "for tests, which fail by panicking")]
 
@@ -25,10 +26,11 @@ n, sum = 0, ""
 while True:
     n += 1
     sum = hashlib.sha256(f"{n} {sum}".encode()).hexdigest()
+    sent = time.time_ns()
     db.execute("begin immediate")
     db.execute("insert into rows values(?, ?, ?, ?)", (n, n - 1, sum, os.urandom(300)))
     db.execute("commit")
-    print(n, time.time_ns(), flush=True)
+    print(n, sent, time.time_ns(), flush=True)
     time.sleep(float(sys.argv[3]))
 "#;
 
@@ -87,11 +89,13 @@ impl Database {
         let text = fs::read_to_string(&self.log).unwrap();
         // The last line may not be whole.
         let lines = text[..text.rfind('\n').map_or(0, |end| end + 1)].lines();
-        let time = |line: &str| {
-            let nanoseconds: i128 = line.split_once(' ').unwrap().1.parse().unwrap();
-            Timestamp::from_nanosecond(nanoseconds).unwrap()
+        let time = |field: &str| Timestamp::from_nanosecond(field.parse().unwrap()).unwrap();
+        let times = |line: &str| {
+            let fields: Vec<_> = line.split(' ').collect();
+            (time(fields[1]), time(fields[2]))
         };
-        Rows { name: self.name, acknowledged: lines.map(time).collect() }
+        let (sent, acknowledged) = lines.map(times).unzip();
+        Rows { name: self.name, sent, acknowledged }
     }
 }
 
@@ -100,6 +104,8 @@ impl Database {
 pub struct Rows {
     /// The database's file name.
     pub name: String,
+    /// When each row was begun. One more may have been than is in here.
+    pub sent: Vec<Timestamp>,
     /// When each row was acknowledged.
     pub acknowledged: Vec<Timestamp>,
 }
@@ -121,5 +127,17 @@ impl Rows {
             ));
         }
         Ok(present)
+    }
+
+    /// As [`Rows::check`] at `t0`; and that no row is there that was begun after `until`.
+    ///
+    /// # Errors
+    /// What is wrong with it, what it lacks, or what it has too much.
+    pub fn check_between(&self, dir: &Path, t0: Timestamp, until: Timestamp) -> Result<usize, String> {
+        let present = self.check(dir, t0)?;
+        match self.sent[..present.min(self.sent.len())].iter().position(|&sent| sent > until) {
+            None => Ok(present),
+            Some(row) => Err(format!("{}: row {} was begun after {until}, and is there", self.name, row + 1)),
+        }
     }
 }

@@ -129,7 +129,8 @@ mod tests {
         assert!(is_held_back(), "somebody else still wishes it");
         let long = vec![b'x'; MOST];
         assert_eq!(log.write(&long).unwrap(), MOST);
-        assert_eq!((back().bytes.as_slice(), back().lost), (b"line\n".as_slice(), 1));
+        let (bytes, lost) = (back().bytes.clone(), back().lost);
+        assert_eq!((bytes.as_slice(), lost), (b"line\n".as_slice(), 1));
         drop(outer);
         assert!(!is_held_back() && back().bytes.is_empty());
     }

@@ -74,7 +74,7 @@ impl Default for Limits {
             try_delay: Duration::from_millis(50),
             cut_policy: CutPolicy::Auto,
             freeze_limit: Duration::from_millis(300),
-            freeze_bytes: ByteCount(64 << 20),
+            freeze_bytes: ByteCount(128 << 20),
             application_interval: None,
             uploads: 2,
             segments: 4,

@@ -26,6 +26,8 @@ use mobility_format::{BlockSet, ByteCount, DiskId};
 
 use crate::{Action, CommitDisk, CommitKind, CutFigures, Engine, Time, disk::Disk, engine::StopWish};
 
+/// So many passes are made before what is left is too much for a cut, whatever they achieve.
+const UNLUCKY_PASSES: u32 = 3;
 /// After so many failures in a row to read a disk, a cycle goes on without it.
 const DISK_FAILURES: u32 = 3;
 
@@ -205,18 +207,15 @@ impl Engine {
         self.phase = Phase::Collect(waiting);
     }
 
-    /// Whether to copy once more before the cut: what is `owed` now is too much for it, or the last pass left less than the
-    /// one before, so another one will, too.
+    /// Whether to copy once more before the cut, which would have to read `owed` now. The last pass helped if it left a
+    /// quarter less than the one before; one that did not shows that as much is written as is sent. What a flush has
+    /// added is copied. And while it is more than a cut may read at all, one bad pass proves nothing.
     fn a_pass_helps(&mut self, owed: ByteCount) -> bool {
-        let shrinks = self.cycle.left.is_none_or(|left| owed < left);
-        self.cycle.left = Some(owed);
+        let helps = |left: ByteCount| owed.0 <= left.0 / 4 * 3 || owed.0 / 2 > left.0;
+        let (left, passes) = (self.cycle.left.replace(owed), self.cycle.passes);
         self.cycle.passes += 1;
-        (shrinks || owed > self.most_for_cut()) && self.cycle.passes <= self.limits.passes
-    }
-
-    /// What was left before says nothing any more.
-    fn passes_again(&mut self) {
-        (self.cycle.left, self.cycle.passes) = (None, 0);
+        let bad_luck = owed > self.most_for_cut() && passes < UNLUCKY_PASSES;
+        (left.is_none_or(helps) || bad_luck) && passes < self.limits.passes
     }
 
     fn collected(&mut self, now: Time) {

@@ -77,6 +77,9 @@ pub(crate) struct LimitsFragment {
     /// How long a frozen cut may hold writes.
     #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
     pub(crate) freeze_limit: Option<Duration>,
+    /// How much may be read while it does.
+    #[serde(default, with = "values::size", skip_serializing_if = "Option::is_none")]
+    pub(crate) freeze_size: Option<ByteCount>,
     /// How much an epoch may hold before it is committed as a checkpoint.
     #[serde(default, with = "values::size", skip_serializing_if = "Option::is_none")]
     pub(crate) checkpoint_size: Option<ByteCount>,
@@ -147,6 +150,7 @@ impl Fragment {
         mine.cut_tries = limits.cut_tries.or(mine.cut_tries);
         mine.copy_passes = limits.copy_passes.or(mine.copy_passes);
         mine.freeze_limit = limits.freeze_limit.or(mine.freeze_limit);
+        mine.freeze_size = limits.freeze_size.or(mine.freeze_size);
         mine.checkpoint_size = limits.checkpoint_size.or(mine.checkpoint_size);
         mine.upload_rate = limits.upload_rate.or(mine.upload_rate);
         mine.segments_in_memory = limits.segments_in_memory.or(mine.segments_in_memory);

@@ -35,6 +35,7 @@ pub(super) fn limits(fragment: &Fragment) -> Result<Limits, Failure> {
         tries: given.cut_tries.unwrap_or(default.tries),
         cut_policy: fragment.cut.map_or(default.cut_policy, Into::into),
         freeze_limit: given.freeze_limit.unwrap_or(default.freeze_limit),
+        freeze_bytes: given.freeze_size.unwrap_or(default.freeze_bytes),
         application_interval: fragment.app_consistent_interval.or(default.application_interval),
         passes: given.copy_passes.unwrap_or(default.passes),
         checkpoint_bytes: given.checkpoint_size.unwrap_or(default.checkpoint_bytes),
@@ -53,6 +54,7 @@ pub(super) fn limits(fragment: &Fragment) -> Result<Limits, Failure> {
     within("limits.segments-in-memory", limits.segments, (2, 64), |n| n.to_string())?;
     within("limits.retry-wait", limits.retry_last, (Duration::from_secs(1), INTERVAL.1), time)?;
     within("limits.audit-round", limits.audit_round, AUDIT_ROUND, time)?;
+    within("limits.freeze-size", limits.freeze_bytes, (ByteCount(64 << 10), mib(1024)), |b| b.to_string())?;
     within("limits.freeze-limit", limits.freeze_limit, FREEZE_LIMIT, time)?;
     if let Some(interval) = limits.application_interval {
         within("app-consistent-interval", interval, APPLICATION_INTERVAL, time)?;

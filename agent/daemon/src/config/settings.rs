@@ -99,6 +99,7 @@ impl Settings {
                 cut_tries: Some(limits.tries),
                 copy_passes: Some(limits.passes),
                 freeze_limit: Some(limits.freeze_limit),
+                freeze_size: Some(limits.freeze_bytes),
                 checkpoint_size: Some(limits.checkpoint_bytes),
                 upload_rate: limits.upload_rate,
                 segments_in_memory: u32::try_from(limits.segments).ok(),

@@ -21,7 +21,7 @@ use mobility_capture::{
 };
 use mobility_format::{
     BlockRange, BlockSet, ByteCount, Epoch, MachineId, WINDOW_SIZE,
-    manifest::{Cut, CutMethod},
+    manifest::{Consistency, Cut, CutMethod},
 };
 use mobility_recovery::{Catalog, Point, Vault, restore_to_directory};
 
@@ -37,7 +37,7 @@ struct Made {
     epoch: Epoch,
     id: String,
     time: jiff::Timestamp,
-    fuzzy: bool,
+    consistency: Consistency,
     cut: Option<Cut>,
     changed: ByteCount,
     sent: ByteCount,
@@ -62,11 +62,12 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     scratch.damage().context("the scratch disk could not be damaged")?;
     let damaged_at = jiff::Timestamp::now();
     println!("damage     every document overwritten: {}", scratch.damage_shown()?);
-    let bad = wait_for_point(&vault, |point| point.time > damaged_at && !point.fuzzy)?;
+    let bad =
+        wait_for_point(&vault, |point| point.time > damaged_at && point.consistency != Consistency::Fuzzy)?;
     println!("           and the agent replicated that too, as it must: recovery point {}", bad.id);
     scratch.come_to_rest()?;
     let rested = jiff::Timestamp::now();
-    wait_for_point(&vault, |point| point.time > rested && !point.fuzzy)?;
+    wait_for_point(&vault, |point| point.time > rested && point.consistency != Consistency::Fuzzy)?;
     agent.stop()?;
     bring_back(&home, &scratch, &vault, &good, &bad.id)?;
     println!(
@@ -83,15 +84,18 @@ fn write_and_wait(scratch: &mut Scratch, vault: &Path) -> anyhow::Result<Made> {
     let written = scratch.write_documents().context("the scratch disk could not be written")?;
     let durable = jiff::Timestamp::now();
     println!("work       {} documents of {written} in all written and synced", scratch.documents());
-    let point = wait_for_point(vault, |point| point.time > durable && !point.fuzzy)?;
+    let point =
+        wait_for_point(vault, |point| point.time > durable && point.consistency != Consistency::Fuzzy)?;
     let cut = point.cut.as_ref().context("a point without a cut")?;
     let how = match cut.method {
         CutMethod::Scan => "two scans in a row agree".to_owned(),
+        CutMethod::Freeze => format!("writes held for {:.2} ms", cut.held_us as f64 / 1000.0),
         _ => format!("cut window {:.2} ms, nobody stopped", cut.window_us as f64 / 1000.0),
     };
     println!(
-        "point      {}: crash-consistent; {} changed, {} sent (1 : {:.1}); {how}",
+        "point      {}: {}-consistent; {} changed, {} sent (1 : {:.1}); {how}",
         point.id,
+        point.consistency.name(),
         point.changed,
         point.sent,
         point.changed.0 as f64 / point.sent.0.max(1) as f64,
@@ -169,7 +173,7 @@ fn points(vault: &Path) -> anyhow::Result<Vec<Made>> {
         epoch: point.epoch(),
         id: point.id.to_string(),
         time: point.time(),
-        fuzzy: point.is_fuzzy(),
+        consistency: point.consistency,
         cut: point.cut().cloned(),
         changed: ByteCount(point.changed_blocks() * mobility_format::BLOCK_SIZE as u64),
         sent: point.stored_bytes(),

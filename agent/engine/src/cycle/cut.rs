@@ -93,7 +93,7 @@ impl Engine {
 
     pub(crate) fn synced(&mut self, now: Time) {
         self.cycle.cut.synced = true;
-        self.passes_again();
+        self.cycle.passes = 0;
         self.collect(now);
     }
 
@@ -162,6 +162,10 @@ impl Engine {
                 "the kernel skipped the tracker during the cut".to_owned()
             }
         };
+        if matches!(verdict, Verdict::TooMuch | Verdict::Overrun) {
+            // However little the passes achieved: less has to be left.
+            self.cycle.left = None;
+        }
         self.try_again(now, &reason);
     }
 
@@ -196,7 +200,7 @@ impl Engine {
             let tries = self.cycle.cut.tries();
             return self.copy(now, Next::Fuzzy(format!("{reason}, at each of {tries} tries")));
         }
-        self.passes_again();
+        self.cycle.passes = 0;
         self.phase = Phase::Pause(now + self.jitter.spread(self.limits.try_delay));
     }
 

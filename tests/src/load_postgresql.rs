@@ -1,0 +1,397 @@
+//! A PostgreSQL server on a directory that is thrown away: made, started, written to, and asked whether it is whole.
+//!
+//! Its writers note for each transaction when it was sent and when it was acknowledged, so that what a restored server
+//! holds can be compared with what it must and must not hold. Deliberately not here: what the directory lies on.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "for tests, which fail by panicking")]
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    load::{Process, Worker},
+    scratch::{eventually, run},
+};
+
+/// How long a server may take to start, recovery included.
+const START: Duration = Duration::from_secs(90);
+/// How long one may take to end when it is told to drop everything.
+const END: Duration = Duration::from_secs(30);
+/// The server's own user.
+const USER: &str = "postgres";
+/// The port that names the socket; nothing listens on a network.
+const PORT: &str = "5432";
+
+/// The directory of the server's programs.
+#[derive(Clone, Debug)]
+pub struct Programs(PathBuf);
+
+impl Programs {
+    /// Where they are, in the search path or, as Debian has them, in a directory of their version.
+    ///
+    /// # Errors
+    /// What is lacking.
+    pub fn find() -> Result<Programs, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("this is not root".to_owned());
+        }
+        let mut dirs: Vec<PathBuf> = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from).to_vec();
+        for versions in ["/usr/lib/postgresql", "/usr/pgsql"] {
+            let versions = fs::read_dir(versions).into_iter().flatten().flatten();
+            dirs.extend(versions.map(|version| version.path().join("bin")));
+        }
+        let needed = ["initdb", "postgres", "psql", "pg_isready", "pg_controldata", "pgbench", "pg_amcheck"];
+        let all = |dir: &PathBuf| needed.iter().all(|name| dir.join(name).is_file());
+        let found = dirs.into_iter().find(all);
+        let lack = "there is no PostgreSQL with its contributed programs; packaging/install-build-deps.sh installs it";
+        found.map(Programs).ok_or_else(|| lack.to_owned())
+    }
+
+    /// The path of one.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A command that runs one as the server's user.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        // Not by `runuser`, which stays in between, so that a signal would reach it and not the server.
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]).arg(self.path(name));
+        command.current_dir("/").env("LANG", "C").stdin(Stdio::null());
+        command
+    }
+
+    /// Makes the files of a server in `data`, which the server's user must be able to make, with its log of changes
+    /// elsewhere if that is wished. Pages carry checksums. Nothing of it is written out at once.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn init(&self, data: &Path, log_of_changes: Option<&Path>) {
+        let mut command = self.command("initdb");
+        command.args(["-N", "-k", "-A", "peer", "-D"]).arg(data);
+        if let Some(dir) = log_of_changes {
+            command.arg("-X").arg(dir);
+        }
+        good(&mut command);
+    }
+
+    /// What the control file says under `name`.
+    ///
+    /// # Panics
+    /// When it cannot be read or does not say.
+    #[must_use]
+    pub fn control(&self, data: &Path, name: &str) -> String {
+        let all = good(Command::new(self.path("pg_controldata")).arg("-D").arg(data).env("LANG", "C"));
+        let value = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_else(|| panic!("no {name} in {all}")).trim().to_owned()
+    }
+}
+
+/// Runs to the end. Returns what was printed.
+#[track_caller]
+fn good(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{printed}{said}", output.status);
+    printed
+}
+
+/// Gives a directory to the server's user.
+///
+/// # Panics
+/// When that fails.
+pub fn give_to_server(dir: &Path) {
+    run("chown", &[&format!("{USER}:"), dir.to_str().unwrap()]);
+}
+
+/// A server that runs. It is ended, without a last checkpoint, when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    programs: Programs,
+    sockets: PathBuf,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// Starts one on `data`, with its socket in the directory `sockets` and its messages in `log`, and waits until it
+    /// lets in.
+    ///
+    /// # Errors
+    /// What it said, if it does not.
+    ///
+    /// # Panics
+    /// When it cannot be started at all.
+    pub fn start(
+        programs: &Programs,
+        data: &Path,
+        sockets: &Path,
+        log: &Path,
+        settings: &[&str],
+    ) -> Result<Server, String> {
+        let mut command = programs.command("postgres");
+        command.args(["-c", "listen_addresses=", "-c", &format!("port={PORT}"), "-k"]).arg(sockets);
+        command.args(settings.iter().flat_map(|setting| ["-c", setting])).arg("-D").arg(data);
+        let process = command.stdout(Stdio::null()).stderr(File::create(log).unwrap()).spawn().unwrap();
+        let mut server =
+            Server { programs: programs.clone(), sockets: sockets.to_owned(), process: Some(process) };
+        let answered = eventually("PostgreSQL starts", START, || {
+            if server.process.as_mut().unwrap().try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            let mut asked = programs.command("pg_isready");
+            asked.args(["-q", "-p", PORT, "-h"]).arg(sockets);
+            asked.status().unwrap().success().then_some(true)
+        });
+        if answered { Ok(server) } else { Err(fs::read_to_string(log).unwrap_or_default()) }
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.sockets.join(format!(".s.PGSQL.{PORT}"))
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = self.programs.command(program);
+        command.args(["-p", PORT, "-h"]).arg(&self.sockets);
+        command
+    }
+
+    fn psql(&self) -> Command {
+        let mut command = self.client("psql");
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
+        command
+    }
+
+    /// Has it carry out a statement. Returns what it gives back.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    #[track_caller]
+    pub fn ask(&self, statement: &str) -> String {
+        good(self.psql().args(["-c", statement])).trim().to_owned()
+    }
+
+    /// Makes the tables of `pgbench` and those of the writers.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn prepare(&self) {
+        good(self.client("pgbench").args(["-i", "-q", "-s", "2", "postgres"]));
+        let _ = self.ask("CREATE EXTENSION amcheck");
+        let _ = self.ask(
+            "CREATE TABLE numbered (writer int, n int, filler text, PRIMARY KEY (writer, n)); \
+             CREATE INDEX ON numbered (filler)",
+        );
+    }
+
+    /// Has `pgbench` work until dropped; as much as goes, or so many transactions each second.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn bench(&self, per_second: Option<u32>) -> Process {
+        let mut command = self.client("pgbench");
+        command.args(["-n", "-c", "4", "-j", "1", "-T", "3600"]);
+        command.args(per_second.map(|rate| format!("--rate={rate}"))).arg("postgres");
+        Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
+    }
+
+    /// Whether everything is whole: every page by its checksum, every index against its table, and the sums that each of
+    /// `pgbench`'s transactions keeps.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn check(&self) -> Result<(), String> {
+        let output = self.client("pg_amcheck").args(["--heapallindexed", "-d", "postgres"]).output().unwrap();
+        if !output.status.success() {
+            let (printed, said) =
+                (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            return Err(format!("pg_amcheck: {}\n{printed}{said}", output.status));
+        }
+        let sums = self.ask(
+            "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers), \
+             (SELECT sum(bbalance) FROM pgbench_branches), (SELECT coalesce(sum(delta), 0) FROM pgbench_history)",
+        );
+        let each: Vec<_> = sums.split('|').collect();
+        let equal = each.len() == 4 && each.iter().all(|sum| *sum == each[0]);
+        if equal { Ok(()) } else { Err(format!("half of a transaction is there: the sums are {sums}")) }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let _ = kill_process(Pid::from_child(&process), Signal::QUIT);
+        let end = std::time::Instant::now() + END;
+        while let Ok(None) = process.try_wait() {
+            if std::time::Instant::now() > end {
+                let _ = process.kill();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A transaction of a writer.
+#[derive(Clone, Copy, Debug)]
+struct Issued {
+    sent: Timestamp,
+    acknowledged: Option<Timestamp>,
+}
+
+/// Connections that each insert rows numbered from 1, one transaction a row.
+#[derive(Debug)]
+pub struct Writers {
+    workers: Vec<Worker>,
+    issued: Vec<Arc<Mutex<Vec<Issued>>>>,
+}
+
+impl Writers {
+    /// Starts so many.
+    ///
+    /// # Panics
+    /// When one cannot be started.
+    #[must_use]
+    pub fn start(server: &Server, count: usize, pause: Duration) -> Writers {
+        let issued: Vec<Arc<Mutex<Vec<Issued>>>> = (0..count).map(|_| Arc::default()).collect();
+        let workers =
+            issued.iter().enumerate().map(|(number, log)| writer(server, number, log.clone(), pause));
+        Writers { workers: workers.collect(), issued: issued.clone() }
+    }
+
+    /// Ends them. To be called before the server ends.
+    ///
+    /// # Panics
+    /// When one had failed.
+    #[must_use]
+    pub fn stop(self) -> Ledger {
+        for worker in self.workers {
+            let _ = worker.stop();
+        }
+        Ledger(self.issued.into_iter().map(|log| std::mem::take(&mut *log.lock().unwrap())).collect())
+    }
+}
+
+fn writer(server: &Server, number: usize, log: Arc<Mutex<Vec<Issued>>>, pause: Duration) -> Worker {
+    let mut psql = server.psql().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut to = psql.stdin.take().unwrap();
+    let mut from = BufReader::new(psql.stdout.take().unwrap());
+    let connection = Connection(psql);
+    Worker::start(pause, move |step| {
+        let _held = &connection;
+        let n = step + 1;
+        log.lock().unwrap().push(Issued { sent: Timestamp::now(), acknowledged: None });
+        let statement = format!("INSERT INTO numbered VALUES ({number}, {n}, md5('{n}')) RETURNING n;\n");
+        to.write_all(statement.as_bytes()).unwrap();
+        // It is printed when the server has said that the transaction is committed.
+        let mut line = String::new();
+        from.read_line(&mut line).unwrap();
+        assert_eq!(line.trim().parse(), Ok(n), "writer {number}");
+        log.lock().unwrap().last_mut().unwrap().acknowledged = Some(Timestamp::now());
+    })
+}
+
+#[derive(Debug)]
+struct Connection(Child);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What writers know.
+#[derive(Clone, Debug)]
+pub struct Ledger(Vec<Vec<Issued>>);
+
+impl Ledger {
+    /// Demands of a restored server that it holds every transaction that was acknowledged before `t0`, and none that was
+    /// sent after `until`. Returns how many it holds of each writer.
+    ///
+    /// # Errors
+    /// What it lacks, or has too much.
+    pub fn check(&self, server: &Server, t0: Timestamp, until: Timestamp) -> Result<Vec<usize>, String> {
+        let query = |number: usize| {
+            let rows = server.ask(&format!(
+                "SELECT count(*), coalesce(min(n), 1), coalesce(max(n), 0) FROM numbered WHERE writer = {number}"
+            ));
+            let fields: Vec<usize> = rows.split('|').map(|field| field.parse().unwrap()).collect();
+            if fields[1] != 1 || fields[2] != fields[0] {
+                return Err(format!("writer {number}: rows are missing in between: {rows}"));
+            }
+            Ok(fields[0])
+        };
+        let check = |(number, issued): (usize, &Vec<Issued>)| {
+            let present = query(number)?;
+            let must = issued.iter().filter(|row| row.acknowledged.is_some_and(|at| at < t0)).count();
+            let may = issued.iter().filter(|row| row.sent <= until).count();
+            let sound = (must..=may).contains(&present);
+            let found = format!(
+                "writer {number}: {must} were acknowledged before {t0} and {may} sent by {until}, {present} are there"
+            );
+            if sound { Ok(present) } else { Err(found) }
+        };
+        self.0.iter().enumerate().map(check).collect()
+    }
+
+    /// How many were acknowledged, of each writer.
+    #[must_use]
+    pub fn acknowledged(&self) -> Vec<usize> {
+        self.0.iter().map(|issued| issued.iter().filter(|row| row.acknowledged.is_some()).count()).collect()
+    }
+}
+
+/// How many bytes of its log of changes a server replayed when it came back, by its messages.
+///
+/// # Panics
+/// When they cannot be read.
+#[must_use]
+pub fn replayed(log: &Path) -> u64 {
+    let text = fs::read_to_string(log).unwrap();
+    let position = |after: &str| {
+        let (_, rest) = text.split_once(after)?;
+        let (high, low) = rest.split_whitespace().next()?.split_once('/')?;
+        let number = |hex| u64::from_str_radix(hex, 16).ok();
+        Some((number(high)? << 32) + number(low)?)
+    };
+    match (position("redo starts at "), position("redo done at ")) {
+        (Some(from), Some(to)) => to - from,
+        _ => 0,
+    }
+}
+
+/// Makes a restored server find its log of changes, and forget the process that had its files on the other machine.
+///
+/// # Panics
+/// When that fails.
+pub fn moved(data: &Path, log_of_changes: Option<&Path>) {
+    let _ = fs::remove_file(data.join("postmaster.pid"));
+    if let Some(dir) = log_of_changes {
+        let link = data.join("pg_wal");
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(dir, link).unwrap();
+    }
+}
