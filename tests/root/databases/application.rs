@@ -1,11 +1,6 @@
 //! Application-consistent points with the real server and the ready-made script, end to end; and one whose script fails.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use mobility_tests::{
     agent_process::Point,

@@ -99,6 +99,9 @@ fn root_what_agent_and_guard_left_frozen_is_thawed_by_the_next_agent_though_it_l
     next.wait_for_points(2);
     next.terminate();
     let log = fs::read_to_string(&rig.setup.log).unwrap();
-    tell(&format!("agent and guard killed together: {}", if left { "left frozen" } else { "not frozen any more" }));
+    tell(&format!(
+        "agent and guard killed together: {}",
+        if left { "left frozen" } else { "not frozen any more" }
+    ));
     assert_eq!(left, log.contains("it is thawed"), "{log}");
 }

@@ -130,7 +130,10 @@ fn root_swap_on_a_protected_disk_makes_no_point_worse() {
     let points = setup.points().split_off(calm);
     let crash = points.iter().filter(|point| point.is_crash()).count();
     let tries: Vec<_> = points.iter().map(|point| point.cut("tries").as_u64().unwrap()).collect();
-    tell(&format!("swap: {pages} pages written, {} points, {crash} crash-consistent, tries {tries:?}", points.len()));
+    tell(&format!(
+        "swap: {pages} pages written, {} points, {crash} crash-consistent, tries {tries:?}",
+        points.len()
+    ));
     assert!(pages > 2000, "the swap was hardly used: {pages} pages");
     assert_eq!(crash, points.len(), "{points:?}");
 }
