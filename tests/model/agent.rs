@@ -163,7 +163,9 @@ impl Shell<'_> {
         let disk = &mut state.disks[state.agent.disk];
         disk.ended = if idle { filled } else { disk.ended & filled };
         disk.pending |= in_flight;
-        disk.carried |= in_flight;
+        if !self.scenario.is(Mutant::CarriesNothing) {
+            disk.carried |= in_flight;
+        }
         match (state.agent.way, bits) {
             (Way::T0, _) => self.took_first(state),
             (_, Bits::Dirty) => state.agent.step = Step::Summary(Bits::Touched),

@@ -15,7 +15,7 @@ pub(crate) fn is_alone(scenario: &Scenario, state: &State) -> bool {
     let agent = &state.agent;
     // `t0`, and what counts as issued after a disk's bitmap was taken.
     let last = agent.disk + 1 == DISKS && matches!(agent.step, Step::Slots(_) | Step::Idle(_));
-    let loses = scenario.writes.iter().any(|write| write.loss == Loss::Completion);
+    let loses = scenario.writes.iter().any(|write| write.loss.is_of_completion());
     if agent.way == Way::T0 && (last || loses) {
         return false;
     }

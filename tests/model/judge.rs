@@ -11,12 +11,6 @@ use crate::{
     state::{Halves, State, UNREAD, Writes},
 };
 
-/// The writes whose completion may be lost without a trace.
-pub(crate) fn uncounted(scenario: &Scenario) -> Writes {
-    let writes = scenario.writes.iter().enumerate();
-    writes.filter(|(_, write)| write.loss == Loss::Completion).fold(0, |all, (w, _)| all | 1 << w)
-}
-
 /// What the point holds of a block: what the cut has read, or else what was sent before.
 fn held(state: &State, disk: usize, block: usize) -> Halves {
     let read = state.disks[disk].cutting.content[block];

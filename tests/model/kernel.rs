@@ -48,8 +48,7 @@ pub(crate) fn moves(scenario: &Scenario, state: &State, w: usize) -> Vec<Move> {
                     && matches!(state.halves[other], 1 | 2)
             };
             if halves == 3 {
-                let loses = matches!(loss, Loss::Completion | Loss::CountedCompletion);
-                two(loses, Move::Mark, Move::Lose)
+                two(loss.is_of_completion(), Move::Mark, Move::Lose)
             } else if scenario.writes.iter().enumerate().any(busy) {
                 Vec::new()
             } else {
@@ -66,7 +65,7 @@ pub(crate) fn moves(scenario: &Scenario, state: &State, w: usize) -> Vec<Move> {
 pub(crate) fn make(scenario: &Scenario, state: &mut State, w: usize, step: Move) {
     let Write { disk: d, block, tag, loss, .. } = scenario.writes[w];
     let bit = 1 << block;
-    let late = loss == Loss::Completion && is_past(state, d);
+    let late = loss.is_of_completion() && is_past(state, d);
     let disk = &mut state.disks[d];
     let issued = if scenario.counts_late { Stage::Issued } else { Stage::Given };
     state.stages[w] = match step {
@@ -100,10 +99,6 @@ pub(crate) fn make(scenario: &Scenario, state: &mut State, w: usize, step: Move)
             state.halves[w] |= 1 << half;
             Stage::Given
         }
-        Move::Mark if scenario.is(Mutant::FreesBeforeMark) => {
-            disk.slots[tag] = 0;
-            Stage::Marked
-        }
         Move::Mark => {
             if scenario.is(Mutant::TouchesTooLate) {
                 (disk.touched, disk.touched_sum) = (disk.touched | bit, true);
@@ -113,7 +108,6 @@ pub(crate) fn make(scenario: &Scenario, state: &mut State, w: usize, step: Move)
             if scenario.summary { Stage::Marked } else { Stage::Summed }
         }
         Move::SumDirty => {
-            disk.dirty |= bit;
             disk.dirty_sum = true;
             Stage::Summed
         }

@@ -20,6 +20,12 @@ pub(crate) enum Loss {
     CountedIssue,
 }
 
+impl Loss {
+    pub(crate) fn is_of_completion(self) -> bool {
+        matches!(self, Loss::Completion | Loss::CountedCompletion)
+    }
+}
+
 /// A write of one block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Write {
@@ -82,8 +88,8 @@ pub(crate) enum Mutant {
     NextForgetsTouched,
     /// When the wait ends, only what is to be read anyway is looked up, not what passes have read.
     SettledIgnoresRecent,
-    /// The kernel's program frees a write's place in the table before it marks the block dirty.
-    FreesBeforeMark,
+    /// What was in flight when a bitmap was taken is not reported as dirty the next time.
+    CarriesNothing,
     /// The kernel's program marks a block touched when the device already has the write.
     TouchesTooLate,
     /// `dirty` is cleared before its bits are noted as pending.
@@ -102,7 +108,9 @@ pub(crate) struct Scenario {
     pub(crate) counts_late: bool,
     /// The agent has just started: it knows nothing of what an earlier run of it read, and when.
     pub(crate) inherited: bool,
-    pub(crate) mutant: Option<Mutant>,
+    /// Whether a write may not even slip through where the engine's `cut` says that it can.
+    pub(crate) strict: bool,
+    pub(crate) mutants: &'static [Mutant],
 }
 
 impl Scenario {
@@ -122,11 +130,11 @@ impl Scenario {
         Scenario { inherited: true, ..self }
     }
 
-    pub(crate) const fn broken(self, mutant: Mutant) -> Scenario {
-        Scenario { mutant: Some(mutant), ..self }
+    pub(crate) const fn broken(self, mutants: &'static [Mutant]) -> Scenario {
+        Scenario { mutants, ..self }
     }
 
     pub(crate) fn is(&self, mutant: Mutant) -> bool {
-        self.mutant == Some(mutant)
+        self.mutants.contains(&mutant)
     }
 }

@@ -12,17 +12,21 @@ use std::{
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+
 /// Thaws when it reads nothing for so long, or its input ends.
 const WATCHER: &str = r#"while read -r -t 20; do :; done; exec fsfreeze --unfreeze "$0""#;
 /// From one sign of life to the next.
 const BEAT: Duration = Duration::from_secs(1);
+/// What takes longer than this is remembered.
+const LONG: Duration = Duration::from_millis(3);
 /// Between two writes.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -43,6 +47,8 @@ struct Shared {
     longest_synced: AtomicU64,
     /// When the present write was begun, in nanoseconds, or 0.
     since: AtomicU64,
+    /// From when until when it did not get through.
+    pauses: Mutex<Vec<(Timestamp, Timestamp)>>,
 }
 
 impl Shared {
@@ -57,7 +63,7 @@ pub struct Pulse {
     thread: Option<JoinHandle<()>>,
     watcher: Child,
     /// Closed when the thread ends or this is dropped, whichever is first.
-    beats: Arc<std::sync::Mutex<Option<ChildStdin>>>,
+    beats: Arc<Mutex<Option<ChildStdin>>>,
 }
 
 impl std::fmt::Debug for Pulse {
@@ -85,7 +91,7 @@ impl Pulse {
             .process_group(0)
             .spawn()
             .unwrap();
-        let beats = Arc::new(std::sync::Mutex::new(watcher.stdin.take()));
+        let beats = Arc::new(Mutex::new(watcher.stdin.take()));
         let shared = Arc::new(Shared {
             begun: Instant::now(),
             stop: AtomicBool::new(false),
@@ -93,6 +99,7 @@ impl Pulse {
             longest_write: AtomicU64::new(0),
             longest_synced: AtomicU64::new(0),
             since: AtomicU64::new(0),
+            pauses: Mutex::default(),
         });
         let (own, to) = (shared.clone(), beats.clone());
         let thread = thread::spawn(move || {
@@ -102,13 +109,17 @@ impl Pulse {
                 if own.stop.load(SeqCst) {
                     return;
                 }
-                let start = own.now();
+                let (start, began) = (own.now(), Timestamp::now());
                 own.since.store(start.max(1), SeqCst);
                 file.write_all_at(&round.to_le_bytes(), 0).unwrap();
                 own.since.store(0, SeqCst);
                 own.longest_write.fetch_max(own.now() - start, SeqCst);
                 file.sync_data().unwrap();
-                own.longest_synced.fetch_max(own.now() - start, SeqCst);
+                let took = own.now() - start;
+                own.longest_synced.fetch_max(took, SeqCst);
+                if u128::from(took) > LONG.as_nanos() {
+                    own.pauses.lock().unwrap().push((began, Timestamp::now()));
+                }
                 own.writes.fetch_add(1, SeqCst);
                 if beat.elapsed() > BEAT {
                     beat = Instant::now();
@@ -146,6 +157,15 @@ impl Pulse {
         Longest { write: of(&self.shared.longest_write), synced: of(&self.shared.longest_synced) }
     }
 
+    /// Whether the writer did not get through at that time. To be asked when it does again.
+    ///
+    /// # Panics
+    /// When the writer has failed.
+    #[must_use]
+    pub fn was_held_at(&self, time: Timestamp) -> bool {
+        self.shared.pauses.lock().unwrap().iter().any(|(from, to)| (*from..=*to).contains(&time))
+    }
+
     /// Demands that two more writes are done within `patience`; two, since one may have been done before the question.
     ///
     /// # Panics
@@ -164,7 +184,7 @@ impl Drop for Pulse {
     fn drop(&mut self) {
         self.shared.stop.store(true, SeqCst);
         // The end of its input has the watcher thaw, in case the writer hangs.
-        *self.beats.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        *self.beats.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let _ = self.watcher.wait();
         let _ = self.thread.take().map(JoinHandle::join);
     }

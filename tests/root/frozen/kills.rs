@@ -105,3 +105,30 @@ fn root_what_agent_and_guard_left_frozen_is_thawed_by_the_next_agent_though_it_l
     ));
     assert_eq!(left, log.contains("it is thawed"), "{log}");
 }
+
+#[test]
+fn root_a_stopped_agent_holds_nothing_beyond_the_limit_and_claims_no_freeze_that_was_over() {
+    let Some(rig) = RootRig::new() else { return };
+    eventually("the writer alone", Duration::from_secs(60), || (rig.pulse.count() > 300).then_some(()));
+    let alone = rig.pulse.longest();
+    let mut agent = rig.start(&["--cut", "freeze", "--interval", "1s"]);
+    agent.wait_until_protected();
+    let mut longest = Duration::ZERO;
+    for _ in 0..5 {
+        let _ = rig.pulse.longest();
+        wait_for_a_freeze(&rig.pulse);
+        agent.signal(Signal::STOP);
+        rig.pulse.goes_on(Duration::from_secs(10));
+        longest = longest.max(rig.pulse.longest().write);
+        agent.signal(Signal::CONT);
+        agent.wait_for_points(1);
+    }
+    agent.terminate();
+    rig.pulse.goes_on(Duration::from_secs(10));
+    let points = rig.setup.points();
+    let claimed = points.iter().filter(|point| point.cut("method") == "freeze");
+    let lies: Vec<_> = claimed.filter(|point| !rig.pulse.was_held_at(point.time)).collect();
+    tell(&format!("stopped agents: the writer's longest pause {longest:?}, alone {:?}", alone.write));
+    assert!(longest <= LIMIT + SLACK + alone.write, "{longest:?}");
+    assert!(lies.is_empty(), "nothing was frozen at their time: {lies:#?}");
+}

@@ -61,7 +61,10 @@ fn root_the_agents_own_root_is_frozen_and_nothing_waits_for_long() {
     tell(&figures);
     assert!(most <= LIMIT, "the guard had to thaw: {figures}");
     assert!(longest.write <= LIMIT + SLACK + alone.write, "{figures}");
-    assert!(frozen.iter().all(|point| point.consistency == "file-system"), "{frozen:?}");
+    for point in &frozen {
+        assert_eq!(point.consistency, "file-system", "{point:?}");
+        assert!(rig.pulse.was_held_at(point.time), "nothing was frozen at the time of {point:?}");
+    }
 
     let log = fs::read_to_string(&rig.setup.log).unwrap();
     for word in ["ERROR", "were lost", "cannot be kept"] {
