@@ -10,8 +10,11 @@ use crate::{
     cuts::Cuts,
     kernel::{bitmap, is_idle, is_quiet},
     scenario::{BLOCKS, DISKS, Mutant, Phase, Scenario},
-    state::{Agent, Bits, Blocks, Cutting, Disk, State, Step, Taken, Way, Writes},
+    state::{ALL, Agent, Bits, Blocks, Cutting, Disk, Known, State, Step, Taken, Way, Writes},
 };
+
+/// Instead of a way to go on: it is killed.
+pub(crate) const KILL: u8 = u8::MAX;
 
 /// How the agent gets on; what it has reached so far.
 pub(crate) struct Shell<'a> {
@@ -31,6 +34,12 @@ impl Shell<'_> {
         }
     }
 
+    /// Where it goes on when it is killed now, if it may be.
+    pub(crate) fn restart(&self, state: &State) -> Option<usize> {
+        let to_come = state.agent.phase..self.scenario.phases.len();
+        to_come.into_iter().find(|phase| self.scenario.phases[*phase] == Phase::Restart)
+    }
+
     /// Whether this is the cut at the end, in peace.
     pub(crate) fn is_last(&self, state: &State) -> bool {
         state.agent.phase == self.scenario.phases.len()
@@ -48,6 +57,12 @@ impl Shell<'_> {
     /// # Errors
     /// What must never be.
     pub(crate) fn step(&mut self, state: &mut State, choice: u8) -> Result<(), String> {
+        if let (KILL, Some(phase)) = (choice, self.restart(state)) {
+            state.agent.phase = phase;
+            self.reached.insert("killed");
+            self.take_up(state);
+            return Ok(());
+        }
         match state.agent.step {
             Step::Begin => self.begin(state),
             Step::Summary(bits) => self.summary(state, bits),
@@ -89,7 +104,18 @@ impl Shell<'_> {
                 }
                 self.begin_round(state);
             }
+            Phase::Restart => self.take_up(state),
         }
+    }
+
+    /// A new run of the agent: it has what is in the kernel's memory, and what was durable.
+    fn take_up(&self, state: &mut State) {
+        for disk in &mut state.disks {
+            (disk.dirty_sum, disk.touched_sum) = (disk.dirty != 0, disk.touched != 0);
+            (disk.ended, disk.carried, disk.copy) = (0, 0, disk.durable);
+            disk.knows = Known { owed: disk.pending, recent: ALL, inherited: true, ..Known::default() };
+        }
+        self.end_phase(state);
     }
 
     /// To the next phase; what belonged to this one does not matter any more.

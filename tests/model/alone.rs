@@ -6,7 +6,7 @@
 //! not of this kind, so no write is put off for ever. Deliberately not here: the steps.
 
 use crate::{
-    scenario::{DISKS, Loss, Scenario, Write},
+    scenario::{Counted, DISKS, Loss, Scenario, Write},
     state::{Bits, Stage, State, Step, Way},
 };
 
@@ -36,7 +36,10 @@ pub(crate) fn is_alone(scenario: &Scenario, state: &State) -> bool {
             all(&here, &marked)
         }
         Step::Slots(_) | Step::Look | Step::SettleSlots => all(&here, &done),
-        Step::Idle(_) | Step::SeeIdle | Step::SettleIdle => all(&here, &written),
+        Step::Idle(_) | Step::SeeIdle | Step::SettleIdle => match scenario.counted {
+            Counted::UntilMarked => all(&here, &marked),
+            _ => all(&here, &written),
+        },
         Step::SettleDirty => all(&here, &marked),
         Step::SettleTouched => all(&here, &issued),
         Step::Account => all(&|write| here(write) && write.loss != Loss::None, &done),

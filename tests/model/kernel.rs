@@ -9,7 +9,7 @@
 //! write at a time. Deliberately not here: what the agent makes of it.
 
 use crate::{
-    scenario::{Loss, Mutant, Scenario, Write},
+    scenario::{Counted, Loss, Mutant, Scenario, Write},
     state::{Bits, Stage, State, Step, Way},
 };
 
@@ -67,7 +67,7 @@ pub(crate) fn make(scenario: &Scenario, state: &mut State, w: usize, step: Move)
     let bit = 1 << block;
     let late = loss.is_of_completion() && is_past(state, d);
     let disk = &mut state.disks[d];
-    let issued = if scenario.counts_late { Stage::Issued } else { Stage::Given };
+    let issued = if scenario.counted == Counted::Late { Stage::Issued } else { Stage::Given };
     state.stages[w] = match step {
         Move::SkipIssue => {
             disk.missed_issue = true;
@@ -132,9 +132,13 @@ fn is_past(state: &State, disk: usize) -> bool {
 
 /// Whether the kernel says that no write is in flight on a disk.
 pub(crate) fn is_idle(scenario: &Scenario, state: &State, disk: usize) -> bool {
-    let first = if scenario.counts_late { Stage::Given } else { Stage::Departed };
+    let first = if scenario.counted == Counted::Late { Stage::Given } else { Stage::Departed };
+    let over = |w: usize| match scenario.counted {
+        Counted::UntilMarked => state.stages[w] > Stage::Marked,
+        _ => state.halves[w] == 3,
+    };
     let working = |(w, write): (usize, &Write)| {
-        write.disk == disk && (first..Stage::Marked).contains(&state.stages[w]) && state.halves[w] != 3
+        write.disk == disk && state.stages[w] >= first && state.stages[w] < Stage::Done && !over(w)
     };
     !scenario.writes.iter().enumerate().any(working)
 }

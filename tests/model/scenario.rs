@@ -61,6 +61,8 @@ pub(crate) enum Phase {
     Pass,
     /// Cuts, in so many rounds at most.
     Cut(u8),
+    /// The agent was killed, at any step before, and another one takes up the tracker.
+    Restart,
 }
 
 /// A mistake that somebody could make one day.
@@ -96,6 +98,17 @@ pub(crate) enum Mutant {
     ClearsBeforePending,
 }
 
+/// For how long the kernel counts a write as in flight (`/sys/block/<disk>/inflight`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counted {
+    /// From before the program at issue runs until the device has written it; the program at completion runs some time later.
+    UntilWritten,
+    /// From before the program at issue runs until the program at completion has marked it.
+    UntilMarked,
+    /// From some time after the program at issue has run, until the device has written it.
+    Late,
+}
+
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scenario {
@@ -104,13 +117,14 @@ pub(crate) struct Scenario {
     pub(crate) phases: &'static [Phase],
     /// Whether a bit and its bit in the summary are set and cleared one after the other, as they are, or at once.
     pub(crate) summary: bool,
-    /// Whether the kernel counts a write as in flight only some time after the program at issue has run.
-    pub(crate) counts_late: bool,
+    pub(crate) counted: Counted,
+    /// Whether each step is tried in every order, also where it makes no difference (`alone`).
+    pub(crate) in_full: bool,
     /// The agent has just started: it knows nothing of what an earlier run of it read, and when.
     pub(crate) inherited: bool,
     /// Whether a write may not even slip through where the engine's `cut` says that it can.
     pub(crate) strict: bool,
-    pub(crate) mutants: &'static [Mutant],
+    pub(crate) mutant: Option<Mutant>,
 }
 
 impl Scenario {
@@ -119,7 +133,17 @@ impl Scenario {
         writes: &'static [Write],
         phases: &'static [Phase],
     ) -> Scenario {
-        Scenario { name, writes, phases, summary: false, counts_late: false, inherited: false, mutant: None }
+        Scenario {
+            name,
+            writes,
+            phases,
+            summary: false,
+            counted: Counted::UntilWritten,
+            inherited: false,
+            in_full: false,
+            strict: false,
+            mutant: None,
+        }
     }
 
     pub(crate) const fn with_summary(self) -> Scenario {
@@ -130,11 +154,23 @@ impl Scenario {
         Scenario { inherited: true, ..self }
     }
 
-    pub(crate) const fn broken(self, mutants: &'static [Mutant]) -> Scenario {
-        Scenario { mutants, ..self }
+    pub(crate) const fn counted(self, counted: Counted) -> Scenario {
+        Scenario { counted, ..self }
+    }
+
+    pub(crate) const fn in_full(self) -> Scenario {
+        Scenario { in_full: true, ..self }
+    }
+
+    pub(crate) const fn strict(self) -> Scenario {
+        Scenario { strict: true, ..self }
+    }
+
+    pub(crate) const fn broken(self, mutant: Mutant) -> Scenario {
+        Scenario { mutant: Some(mutant), ..self }
     }
 
     pub(crate) fn is(&self, mutant: Mutant) -> bool {
-        self.mutants.contains(&mutant)
+        self.mutant == Some(mutant)
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    agent::Shell,
+    agent::{KILL, Shell},
     alone::is_alone,
     cuts::Cuts,
     judge,
@@ -121,10 +121,11 @@ pub(crate) fn explore(scenario: &Scenario) -> Result<Explored, Box<Counterexampl
 }
 
 fn acts(shell: &Shell<'_>, state: &State) -> Vec<Act> {
-    if is_alone(shell.scenario, state) {
-        return vec![Act::Agent(0)];
+    let kill = shell.restart(state).map(|_| Act::Agent(KILL));
+    let agent = (0..shell.choices(state)).map(Act::Agent).chain(kill);
+    if !shell.scenario.in_full && is_alone(shell.scenario, state) {
+        return agent.collect();
     }
-    let agent = (0..shell.choices(state)).map(Act::Agent);
     let writes = (0..shell.scenario.writes.len()).flat_map(|w| {
         kernel::moves(shell.scenario, state, w).into_iter().map(move |step| Act::Write(w, step))
     });

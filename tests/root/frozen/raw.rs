@@ -19,7 +19,7 @@ fn raw_disk(policy: &str, pause: Duration) -> Vec<Point> {
     let mut agent = setup.start();
     agent.wait_until_protected();
     let writer = scribble(device, 0, size, 11, pause);
-    agent.wait_for_points(4);
+    agent.wait_for_points(3);
     let writes = writer.stop();
     agent.wait_for_points(1);
     agent.terminate();

@@ -1,5 +1,6 @@
 //! Swap on a protected disk: it is written all the time under memory pressure, and no point is worse for it, because nobody
-//! reads it after a restart.
+//! reads it after a restart. Deliberately not here: that its blocks do not conflict. Such writes meet a cut's reads too seldom
+//! to be waited for.
 
 use std::{
     fs,
@@ -135,5 +136,6 @@ fn root_swap_on_a_protected_disk_makes_no_point_worse() {
         points.len()
     ));
     assert!(pages > 2000, "the swap was hardly used: {pages} pages");
-    assert_eq!(crash, points.len(), "{points:?}");
+    let fuzzy: Vec<_> = points.iter().filter(|point| !point.is_crash()).collect();
+    assert!(fuzzy.is_empty(), "{fuzzy:?}\n{}", setup.log_tail());
 }

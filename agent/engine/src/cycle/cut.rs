@@ -236,10 +236,12 @@ impl Engine {
 
     /// Tells the applications that it is over, once it is.
     pub(super) fn release_applications(&mut self) {
-        let under_way = matches!(
-            self.phase,
-            Phase::Sync | Phase::Quiesce | Phase::Collect(_) | Phase::Copy(_) | Phase::Cut | Phase::Pause(_)
-        );
+        let under_way = match self.phase {
+            Phase::Sync | Phase::Quiesce | Phase::Collect(_) | Phase::Cut | Phase::Pause(_) => true,
+            // What is copied for a point that is given up on may take long.
+            Phase::Copy(_) => matches!(self.cycle.next, Next::Collect | Next::Cut),
+            _ => false,
+        };
         if self.quiesced && !under_way {
             self.quiesced = false;
             let succeeded = self.phase == Phase::CutPacking && self.cycle.cut.freezes;
