@@ -135,7 +135,7 @@ fn root_swap_on_a_protected_disk_makes_no_point_worse() {
         "swap: {pages} pages written, {} points, {crash} crash-consistent, tries {tries:?}",
         points.len()
     ));
-    assert!(pages > 2000, "the swap was hardly used: {pages} pages");
+    assert!(pages > 500, "the swap was hardly used: {pages} pages");
     let fuzzy: Vec<_> = points.iter().filter(|point| !point.is_crash()).collect();
     assert!(fuzzy.is_empty(), "{fuzzy:?}\n{}", setup.log_tail());
 }

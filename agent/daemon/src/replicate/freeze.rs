@@ -56,7 +56,7 @@ impl Freezing {
         Freezing { freezer: None, record: record.to_owned(), found, problem: None, said: Vec::new() }
     }
 
-    /// Finds the file systems on `disks`, opens them, and has them written out.
+    /// Finds the file systems on `disks`, and has them written out.
     pub(crate) fn prepare(&mut self, disks: &[Disk]) {
         self.found = file_systems(&disks.iter().collect::<Vec<_>>());
         let said: Vec<_> = self.found.skipped.iter().map(ToString::to_string).collect();
@@ -64,36 +64,22 @@ impl Freezing {
             said.iter().for_each(|line| tracing::info!("{line}"));
             self.said = said;
         }
-        self.problem = self.open().err();
+        self.problem = self.flush().err();
     }
 
-    fn open(&mut self) -> Result<(), FreezeError> {
+    fn flush(&mut self) -> Result<(), FreezeError> {
         if self.found.to_freeze.is_empty() {
             return Ok(());
         }
         let freezer = match &mut self.freezer {
             Some(freezer) => freezer,
-            none => {
-                // Before the guard is there, which has memory of its own.
-                if let Err(err) = lock_memory() {
-                    tracing::warn!(
-                        "the agent's memory cannot be kept from being swapped out: {err}; frozen cuts may take longer"
-                    );
-                }
-                let freezer = Freezer::new(GuardProgram::this_program(), &self.record)?;
-                if let Some(lacks) =
-                    freezer.protection().map(|protection| protection.lacks()).filter(|l| !l.is_empty())
-                {
-                    tracing::warn!(
-                        "the guard of frozen file systems is less protected than it should be: {}",
-                        lacks.join(", ")
-                    );
-                }
-                none.insert(freezer)
-            }
+            none => none.insert(start(&self.record)?),
         };
         freezer.hold(&self.found.to_freeze)?;
-        freezer.sync()
+        let flushed = freezer.sync();
+        // Until the cut they may be unmounted, and there may be no cut.
+        freezer.release();
+        flushed
     }
 
     /// Whether nothing on the disks is written while what can be frozen is.
@@ -109,8 +95,9 @@ impl Freezing {
         let Some(freezer) = self.freezer.as_mut().filter(|_| !self.found.to_freeze.is_empty()) else {
             return Err(Verdict::NothingToFreeze);
         };
+        let held = freezer.hold(&self.found.to_freeze);
         let log = log::hold_back();
-        match freezer.freeze(limit) {
+        match held.and_then(|()| freezer.freeze(limit)) {
             Ok(frozen) => Ok(Holding { frozen, log }),
             Err(FreezeError::Nothing) => Err(Verdict::NothingToFreeze),
             Err(err) => Err(Verdict::NotFrozen(err.to_string())),
@@ -123,6 +110,23 @@ impl Freezing {
             freezer.release();
         }
     }
+}
+
+/// Starts a guard. What weakens a freeze without making it unsafe is logged.
+fn start(record: &Path) -> Result<Freezer, FreezeError> {
+    // Before the guard is there, which has memory of its own.
+    if let Err(err) = lock_memory() {
+        tracing::warn!("the agent's memory may be swapped out: {err}; frozen cuts may take longer");
+    }
+    let freezer = Freezer::new(GuardProgram::this_program(), record)?;
+    let lacks = freezer.protection().map(|protection| protection.lacks()).unwrap_or_default();
+    if !lacks.is_empty() {
+        tracing::warn!(
+            "the guard of frozen file systems is less protected than it should be, it lacks {}",
+            lacks.join(", ")
+        );
+    }
+    Ok(freezer)
 }
 
 fn report(leftover: &Leftover) {
