@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     cuts::Cuts,
-    kernel::{bitmap, is_idle, is_quiet},
+    kernel::{bitmap, is_certainly_zero, is_idle, is_quiet},
     scenario::{BLOCKS, DISKS, Mutant, Phase, Scenario},
     state::{ALL, Agent, Bits, Blocks, Cutting, Disk, Known, State, Step, Taken, Way, Writes},
 };
@@ -70,7 +70,7 @@ impl Shell<'_> {
             Step::Clear(bits) => self.clear(state, bits),
             Step::Slots(bits) => self.slots(state, bits),
             Step::Idle(bits) => {
-                let idle = is_idle(self.scenario, state, state.agent.disk);
+                let idle = is_certainly_zero(self.scenario, state, state.agent.disk);
                 self.carry(state, bits, idle);
             }
             Step::Account => {
@@ -81,7 +81,8 @@ impl Shell<'_> {
             }
             Step::SeeIdle => {
                 let d = state.agent.disk;
-                state.disks[d].drained.idle = is_idle(self.scenario, state, d);
+                let unseen = state.disks[d].knows.unseen || state.disks[d].drained.missed_issue;
+                state.disks[d].drained.idle = is_idle(self.scenario, state, d, unseen);
                 self.drained(state);
             }
             Step::Read(half) => self.read(state, half),
@@ -269,6 +270,10 @@ pub(crate) fn absorb(disk: &mut Disk, taken: Taken) {
     if taken.idle {
         knows.owed |= std::mem::take(&mut knows.open);
         knows.fading = std::mem::take(&mut knows.settled);
+        if knows.unseen {
+            // The engine knows more exactly which of them were read meanwhile.
+            knows.owed |= knows.recent;
+        }
         (knows.recent, knows.inherited) = (0, false);
     }
     knows.owed |= taken.dirty;

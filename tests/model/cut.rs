@@ -50,7 +50,8 @@ impl Shell<'_> {
         match state.agent.step {
             Step::Look => self.look(state),
             Step::SettleIdle => {
-                let idle = is_idle(self.scenario, state, d);
+                let unseen = state.disks[d].knows.unseen || state.disks[d].drained.missed_issue;
+                let idle = is_idle(self.scenario, state, d, unseen);
                 let disk = &mut state.disks[d];
                 disk.drained.idle |= self.cuts.view(disk.cutting.cut).must_settle && idle;
                 state.agent.step = Step::SettleSlots;
@@ -121,6 +122,9 @@ impl Shell<'_> {
         }
         let disk = &mut state.disks[state.agent.disk];
         let in_flight = mem::take(&mut disk.cutting.in_flight);
+        if disk.drained.missed_completion {
+            disk.drained.touched |= disk.cutting.touched_since;
+        }
         disk.cutting.cut = self.cuts.taken(disk.cutting.cut, disk.drained, in_flight);
         let agent = &mut state.agent;
         agent.disk += 1;

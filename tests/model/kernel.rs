@@ -130,9 +130,21 @@ fn is_past(state: &State, disk: usize) -> bool {
     agent.way == Way::T0 && (agent.disk > disk || (agent.disk == disk && behind))
 }
 
-/// Whether the kernel says that no write is in flight on a disk.
-pub(crate) fn is_idle(scenario: &Scenario, state: &State, disk: usize) -> bool {
-    let first = if scenario.counted == Counted::Late { Stage::Given } else { Stage::Departed };
+/// Whether the tracker says that a disk is idle: nothing is counted, and nothing is in the table. Where a write may be in
+/// flight `unseen`, it has made sure first.
+pub(crate) fn is_idle(scenario: &Scenario, state: &State, disk: usize, unseen: bool) -> bool {
+    let late = scenario.counted == Counted::Late;
+    let sure = !unseen || is_certainly_zero(scenario, state, disk);
+    let first = if late { Stage::Given } else { Stage::Departed };
+    sure && is_zero(scenario, state, disk, first) && state.disks[disk].in_table() == 0
+}
+
+/// Whether nothing is counted after the kernel has left what it was doing: then a write is counted from its issue on.
+pub(crate) fn is_certainly_zero(scenario: &Scenario, state: &State, disk: usize) -> bool {
+    is_zero(scenario, state, disk, Stage::Departed)
+}
+
+fn is_zero(scenario: &Scenario, state: &State, disk: usize, first: Stage) -> bool {
     let over = |w: usize| match scenario.counted {
         Counted::UntilMarked => state.stages[w] > Stage::Marked,
         _ => state.halves[w] == 3,

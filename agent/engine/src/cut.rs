@@ -167,7 +167,10 @@ impl CutDisk {
         }
         // It was in flight, unseen, when a pass read it; one that was issued after `t0` was not.
         let mut late = dirty.intersection(&self.plan.recent);
-        if !self.unseen {
+        if self.unseen {
+            // It has ended, and its mark may be still to come.
+            late = self.plan.recent.clone();
+        } else {
             late.subtract(touched);
         }
         self.to_read.union_with(&late);

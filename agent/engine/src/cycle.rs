@@ -111,8 +111,10 @@ impl Cycle {
 impl Engine {
     /// Goes as far as it can.
     pub(crate) fn advance(&mut self, now: Time) {
-        while self.step(now) {}
         self.release_applications();
+        while self.step(now) {
+            self.release_applications();
+        }
         if self.phase == Phase::Stopped {
             return;
         }

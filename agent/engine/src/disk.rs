@@ -40,6 +40,8 @@ pub(crate) struct Disk {
     suspects: Suspects,
     /// Read in passes since the last consistent cut or idle moment.
     recent: BlockSet,
+    /// Read in passes while a write may have been in flight that nobody saw being issued.
+    read_unseen: BlockSet,
     misses: Misses,
     hot: Hot,
     /// Since when this run of the agent follows the writes, until whatever was in flight then must have ended.
@@ -80,6 +82,7 @@ impl Disk {
             last_read: ByteCount(0),
             suspects: Suspects::default(),
             recent: BlockSet::new(),
+            read_unseen: BlockSet::new(),
             misses: Misses::default(),
             hot: Hot::default(),
             inherited: Some(now),
@@ -126,8 +129,11 @@ impl Disk {
         self.owe(&owed);
         self.inherited = self.inherited.filter(|&at| !drained.idle && now.since(at) <= OLDEST);
         if drained.idle {
-            // What could have torn a block has ended since, and left its mark.
+            // What could have torn a block has ended since, and left its mark, unless nobody saw it begin: that mark may be
+            // still to come.
             self.recent = BlockSet::new();
+            let read_unseen = std::mem::take(&mut self.read_unseen);
+            self.owe(&read_unseen);
         }
         if self.misses.absorb(now, drained) {
             return Some(
@@ -169,6 +175,9 @@ impl Disk {
         blocks.union_with(&self.suspects.open());
         if self.continuous() {
             self.recent.union_with(&blocks);
+            if self.misses.any_unseen() {
+                self.read_unseen.union_with(&blocks);
+            }
         }
         self.sent.union_with(&blocks);
         self.last_read = blocks.bytes();

@@ -34,6 +34,11 @@ impl Misses {
         both
     }
 
+    /// As [`Misses::unseen`], for one who does not know the time: then it is kept for longer.
+    pub(crate) fn any_unseen(&self) -> bool {
+        self.issues.is_some()
+    }
+
     /// Whether a write may be in flight that nobody saw being issued.
     pub(crate) fn unseen(&self, now: Time) -> bool {
         self.issues.is_some_and(|at| now.since(at) <= OLDEST)

@@ -19,8 +19,8 @@ fn raw_disk(policy: &str, pause: Duration) -> Vec<Point> {
     let mut agent = setup.start();
     agent.wait_until_protected();
     // As much as goes, or a little.
-    let count = if pause.is_zero() { 4 } else { 1 };
-    let writers: Vec<_> = (0..count).map(|seed| scribble(device, 0, size, seed, pause)).collect();
+    let together = if pause.is_zero() { 4 } else { 1 };
+    let writers: Vec<_> = (0..together).map(|seed| scribble(device, 0, size, seed, pause)).collect();
     agent.wait_for_points(3);
     let writes: u64 = writers.into_iter().map(Worker::stop).sum();
     agent.wait_for_points(1);
@@ -29,7 +29,7 @@ fn raw_disk(policy: &str, pause: Duration) -> Vec<Point> {
     let points = setup.points();
     let count = |kind: &str| points.iter().filter(|point| point.consistency == kind).count();
     tell(&format!(
-        "raw disk, {policy}, {writes} writes by {count}, {pause:?} apart: {} points, {} crash-consistent, {} fuzzy",
+        "raw disk, {policy}, {writes} writes by {together}, {pause:?} apart: {} points, {} crash-consistent, {} fuzzy",
         points.len(),
         count("crash"),
         count("fuzzy")

@@ -23,6 +23,7 @@ mod canary;
 mod counters;
 mod error;
 mod flights;
+mod idle;
 mod mapping;
 mod pinned;
 mod state;

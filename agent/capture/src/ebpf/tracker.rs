@@ -18,6 +18,7 @@ use super::{
     counters::{Cost, Counters},
     error::{TrackerError, Unsupported},
     flights::{InFlight, REQUEST_LIFETIME},
+    idle,
     pinned::{self, Pinned},
     state::State,
     supported,
@@ -37,6 +38,8 @@ pub struct Tracker {
     /// unranged writes.
     inherited: (bool, bool),
     canary: Canary,
+    /// Since when a write may be in flight that no program saw being issued.
+    unseen: Option<Instant>,
 }
 
 impl Tracker {
@@ -75,8 +78,10 @@ impl Tracker {
         // Whoever starts a tracker knows that it has not seen everything; those who come after it are told.
         let unseen = state.unsettled.is_some() && continuity == Continuity::Continued;
         let inherited = (state.issue_missed || unseen, state.unranged);
-        let (disk, carried) = (disk.clone(), BlockSet::new());
-        Ok((Tracker { disk, pinned, state, carried, inherited, canary: Canary::default() }, continuity))
+        let (disk, carried, canary) = (disk.clone(), BlockSet::new(), Canary::default());
+        // What was in flight when the programs were attached.
+        let unseen = state.unsettled.map(|_| Instant::now());
+        Ok((Tracker { disk, pinned, state, carried, inherited, canary, unseen }, continuity))
     }
 
     /// The disk it is of.
@@ -94,7 +99,25 @@ impl Tracker {
         let touched = self.take_touched();
         let marked = !dirty.is_empty() || !touched.is_empty();
         let blind = count.is_ok_and(|count| self.canary.is_dead(count, marked));
-        Drained { dirty, touched, blind, ..self.account() }
+        let drained = Drained { dirty, touched, blind, ..self.account() };
+        if drained.issue_missed {
+            self.unseen = Some(Instant::now());
+        }
+        drained
+    }
+
+    /// Whether there was a moment during this call in which nothing was in flight, and the marks of every write that had
+    /// been seen by then are there. Takes some milliseconds where a write may be in flight that nobody saw being issued.
+    pub fn idle(&mut self) -> bool {
+        let in_flight = in_flight(&self.disk.sysfs_name);
+        if self.unseen.is_some_and(|since| since.elapsed() < REQUEST_LIFETIME) {
+            if !is_certainly_zero(&in_flight) {
+                return false;
+            }
+            self.unseen = None;
+        }
+        // A slot is filled before the write is counted, and freed after it was marked.
+        in_flight().is_ok_and(|writes| writes == 0) && self.pinned.flights.all_ended()
     }
 
     /// Moves *dirty* into *pending*, and what was in flight at the last taking with it. Unlike [`Tracker::drain`] it does not
@@ -120,7 +143,7 @@ impl Tracker {
     /// Keeps what is in flight now for the next taking.
     fn carry(&mut self) {
         let idle = in_flight(&self.disk.sysfs_name);
-        let flights = self.pinned.flights.observe(|| idle().is_ok_and(|writes| writes == 0), Instant::now());
+        let flights = self.pinned.flights.observe(|| is_certainly_zero(&idle), Instant::now());
         let mut in_flight = match self.counted_untabled() {
             true if idle().map_or(true, |writes| writes > 0) => InFlight { everywhere: true, ..flights },
             _ => flights,
@@ -174,7 +197,7 @@ impl Tracker {
     /// Whether whatever was in flight when the tracker was started at `since`, unseen, has ended by now.
     fn settles(&self, since: u64) -> bool {
         let age = adopt::now_ms().saturating_sub(since);
-        u128::from(age) > REQUEST_LIFETIME.as_millis() || self.in_flight().is_ok_and(|writes| writes == 0)
+        u128::from(age) > REQUEST_LIFETIME.as_millis() || is_certainly_zero(&in_flight(&self.disk.sysfs_name))
     }
 
     /// Forgets what [`Drained::issue_missed`] and [`Drained::passthrough`] have reported: call it when a comparison of the
@@ -259,8 +282,8 @@ impl Tracker {
 
     /// How many writes the device is working on now (`/sys/block/<disk>/inflight`).
     ///
-    /// Zero means that each write issued before the call is on the device; its completion mark may follow a moment later,
-    /// for the kernel leaves out requests whose completion interrupt is pending (block/blk-mq.c, `blk_mq_check_in_flight`).
+    /// Zero does not mean that nothing is: a write is counted a moment after its issue, and not any more when its completion
+    /// interrupt is pending (block/blk-mq.c, `blk_mq_check_in_flight`). [`Tracker::idle`] is sure.
     ///
     /// # Errors
     /// The file cannot be read: the disk is gone.
@@ -296,6 +319,12 @@ impl Tracker {
     pub fn unpin(&self) -> Result<(), TrackerError> {
         pinned::remove(self.pinned.dir())
     }
+}
+
+/// Whether nothing was in flight, however late a write is counted.
+fn is_certainly_zero(in_flight: &impl Fn() -> io::Result<u64>) -> bool {
+    let zero = || in_flight().is_ok_and(|writes| writes == 0);
+    zero() && idle::wait_for_issues_at_hand() && zero()
 }
 
 fn in_flight(sysfs_name: &str) -> impl Fn() -> io::Result<u64> + use<> {

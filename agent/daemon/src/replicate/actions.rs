@@ -124,7 +124,7 @@ impl Replication {
                     unknown: disk::unknown(&taken),
                     dirty: taken.dirty,
                     touched: taken.touched,
-                    idle: tracker.in_flight().is_ok_and(|writes| writes == 0),
+                    idle: tracker.idle(),
                     completion_missed: taken.completion_missed,
                     issue_missed: taken.issue_missed,
                 }

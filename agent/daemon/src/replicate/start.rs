@@ -106,9 +106,15 @@ pub(crate) fn start(
     let inspected = inspect_all(&settings.disks, &settings.vault)?;
     let Opened { vault, identity, intake, generation, lock } = open_vault(&settings.vault)?;
     let machine = identity.machine;
-    fs::create_dir_all(runtime_dir).with_context(|| {
-        format!("cannot make the runtime directory {}; choose one with --runtime-dir", runtime_dir.display())
-    })?;
+    // Where it is there already, making it could wait for a file system that an earlier agent left frozen.
+    if !runtime_dir.is_dir() {
+        fs::create_dir_all(runtime_dir).with_context(|| {
+            format!(
+                "cannot make the runtime directory {}; choose one with --runtime-dir",
+                runtime_dir.display()
+            )
+        })?;
+    }
     let cancel = Arc::new(AtomicBool::new(false));
     let applications = applications(settings, runtime_dir, machine, cancel.clone());
     let head = intake.head().cloned();

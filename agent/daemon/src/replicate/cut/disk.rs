@@ -73,12 +73,16 @@ impl<'a> Cutting<'a> {
         self.drained.dirty = taken.dirty;
         self.drained.completion_missed = taken.completion_missed;
         self.drained.issue_missed = taken.issue_missed;
-        self.drained.idle = idle(&self.tracker);
+        if self.drained.completion_missed {
+            // It may be that of a write issued after this disk's `touched` was taken and before the last disk's was.
+            self.drained.touched.union_with(&self.touched_since);
+        }
+        self.drained.idle = self.tracker.idle();
         self.cut.taken(&self.drained, &in_flight);
     }
 
     pub(super) fn settled(&mut self) -> bool {
-        self.drained.idle |= self.cut.must_settle() && idle(&self.tracker);
+        self.drained.idle |= self.cut.must_settle() && self.tracker.idle();
         let in_flight = self.tracker.in_flight_within(&self.concerned);
         let concerned = self.cut.to_read().union(&self.recent);
         let dirty = self.tracker.dirty_within(&concerned);
@@ -143,10 +147,6 @@ impl<'a> Cutting<'a> {
             CutDiskOutcome { drained: self.rounds, read: self.cut.read(), conflicts: self.conflicted };
         (self.id, outcome, self.content)
     }
-}
-
-fn idle(tracker: &Tracker) -> bool {
-    tracker.in_flight().is_ok_and(|writes| writes == 0)
 }
 
 /// Runs of the issue program that the kernel has skipped: a write whose issue was missed may have changed what is read

@@ -105,8 +105,7 @@ impl<'a> Cut<'a> {
         let verdict = self.rounds();
         let held = frozen.thaw();
         self.figures.held_us = micros(held.time);
-        // What was read has been shown to be of `t0`, which was in the freeze, whatever came after.
-        self.figures.frozen = whole && !held.thawed_by_others;
+        self.figures.frozen = whole && held.intact();
         verdict
     }
 
