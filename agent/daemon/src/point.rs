@@ -167,7 +167,7 @@ fn show(made: &Made) -> String {
         "point        epoch {}, generation {}\nid           {}\ntime         {}\nconsistency  {}, by {method}\n{reason}",
         made.epoch,
         made.generation,
-        made.digest,
+        made.id,
         made.time,
         consistency(made.consistency),
     )
@@ -193,6 +193,7 @@ mod tests {
 
     fn made(consistency: Consistency) -> Answer {
         Answer::Made(Made {
+            id: "12-0123abcd".to_owned(),
             digest: mobility_format::Digest::of(b"point"),
             generation: mobility_format::Generation(1),
             epoch: mobility_format::Epoch(12),

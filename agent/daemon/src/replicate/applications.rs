@@ -11,6 +11,8 @@ use std::{
 use mobility_engine::{CommitKind, Event};
 use mobility_format::{Epoch, Generation, manifest::Commit};
 
+use mobility_recovery::PointId;
+
 use super::{Message, Replication, freeze::Freezing, pack::lock};
 use crate::{
     clock,
@@ -132,6 +134,7 @@ impl Replication {
         let (CommitKind::Point(figures) | CommitKind::Fuzzy(figures, _)) = kind else { return };
         let Commit::Point { consistency, cut } = commit else { return };
         let made = Made {
+            id: PointId::new(made.epoch, made.digest).to_string(),
             digest: made.digest,
             generation: made.generation,
             epoch: made.epoch,

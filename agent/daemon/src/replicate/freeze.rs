@@ -3,6 +3,7 @@
 //! Deliberately not here: freezing itself and its guard (`mobility_capture::freeze`), and when it is done.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,8 +16,32 @@ use mobility_capture::{
     },
 };
 use mobility_engine::Verdict;
+use mobility_format::MachineId;
 
-use crate::log::{self, HeldBack};
+use crate::{
+    log::{self, HeldBack},
+    state_file::State,
+};
+
+/// How the name of a record of what is frozen ends.
+const RECORD: &str = "frozen";
+
+/// Thaws what agents that are gone left frozen. Has to come before anything else, for that might wait for the thaw.
+pub(crate) fn thaw_what_was_left(runtime_dir: &Path) {
+    // A directory that is not there or cannot be read has no records.
+    let states = State::read_all(runtime_dir).unwrap_or_default();
+    for entry in fs::read_dir(runtime_dir).into_iter().flatten().flatten() {
+        let record = entry.path();
+        let machine = record.file_stem().and_then(|stem| stem.to_str()?.parse::<MachineId>().ok());
+        if record.extension().is_none_or(|extension| extension != RECORD) {
+            continue;
+        }
+        // The freeze of an agent that runs is its own to end.
+        if !states.iter().any(|state| Some(state.machine) == machine && state.is_running()) {
+            thaw_leftovers(&record).iter().for_each(report);
+        }
+    }
+}
 
 /// What can be frozen.
 #[derive(Debug)]
@@ -47,13 +72,11 @@ impl Holding<'_> {
 }
 
 impl Freezing {
-    /// Nothing is frozen yet; `record` will say what is. What an earlier agent left frozen according to it is thawed.
-    pub(crate) fn new(record: &Path) -> Freezing {
-        for leftover in thaw_leftovers(record) {
-            report(&leftover);
-        }
+    /// Nothing is frozen yet; the record of `machine` in `runtime_dir` will say what is.
+    pub(crate) fn new(runtime_dir: &Path, machine: MachineId) -> Freezing {
+        let record = runtime_dir.join(format!("{machine}.{RECORD}"));
         let found = FileSystems::default();
-        Freezing { freezer: None, record: record.to_owned(), found, problem: None, said: Vec::new() }
+        Freezing { freezer: None, record, found, problem: None, said: Vec::new() }
     }
 
     /// Finds the file systems on `disks`, and has them written out.

@@ -23,7 +23,7 @@ use super::{
     applications::Applications,
     commit,
     disk::{Opening, Protected, inspect_all},
-    freeze::Freezing,
+    freeze::{self, Freezing},
     pack::{Chain, Window},
     report::Report,
     scan::Stored,
@@ -103,18 +103,13 @@ pub(crate) fn start(
     bar: ProgressBar,
     (mailbox, messages): (UnboundedSender<Message>, UnboundedReceiver<Message>),
 ) -> anyhow::Result<(Replication, VaultLock)> {
+    freeze::thaw_what_was_left(runtime_dir);
     let inspected = inspect_all(&settings.disks, &settings.vault)?;
     let Opened { vault, identity, intake, generation, lock } = open_vault(&settings.vault)?;
     let machine = identity.machine;
-    // Where it is there already, making it could wait for a file system that an earlier agent left frozen.
-    if !runtime_dir.is_dir() {
-        fs::create_dir_all(runtime_dir).with_context(|| {
-            format!(
-                "cannot make the runtime directory {}; choose one with --runtime-dir",
-                runtime_dir.display()
-            )
-        })?;
-    }
+    fs::create_dir_all(runtime_dir).with_context(|| {
+        format!("cannot make the runtime directory {}; choose one with --runtime-dir", runtime_dir.display())
+    })?;
     let cancel = Arc::new(AtomicBool::new(false));
     let applications = applications(settings, runtime_dir, machine, cancel.clone());
     let head = intake.head().cloned();
@@ -158,14 +153,14 @@ pub(crate) fn start(
     Ok((replication, lock))
 }
 
-/// What an earlier agent left frozen or held is let go, before anything else is done that might wait for it.
+/// Applications that an earlier agent left held are let go.
 fn applications(
     settings: &Settings,
     runtime_dir: &Path,
     machine: MachineId,
     cancel: Arc<AtomicBool>,
 ) -> Applications {
-    let freezing = Freezing::new(&runtime_dir.join(format!("{machine}.frozen")));
+    let freezing = Freezing::new(runtime_dir, machine);
     let record = runtime_dir.join(format!("{machine}.quiesced"));
     let scripts = Scripts::new(settings.scripts.dir.clone(), settings.scripts.timeout, record, cancel);
     if let Err(failed) = scripts.recover() {

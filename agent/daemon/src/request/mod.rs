@@ -102,6 +102,8 @@ pub(crate) enum Answer {
 /// A point that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Made {
+    /// Its name, as `recovery-service points` has it.
+    pub(crate) id: String,
     /// Its digest.
     pub(crate) digest: Digest,
     /// Its generation.

@@ -55,6 +55,7 @@ const LATER: &str = "2999-01-01T00:00:00Z";
 
 fn made() -> Answer {
     Answer::Made(Made {
+        id: "7-0123abcd".to_owned(),
         digest: Digest::of(b"point"),
         generation: Generation(1),
         epoch: Epoch(9),

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use jiff::Timestamp;
 use mobility_format::{
-    ByteCount, Epoch,
+    ByteCount, Digest, Epoch,
     manifest::{Commit, Consistency, Cut, Manifest, SignedManifest},
 };
 use serde::{Serialize, Serializer};
@@ -26,8 +26,14 @@ impl PointId {
     /// The name of the point that `signed` commits.
     #[must_use]
     pub fn of(signed: &SignedManifest) -> PointId {
-        let [a, b, c, d, ..] = signed.digest.0;
-        PointId { epoch: signed.manifest.epoch, digest: [a, b, c, d] }
+        PointId::new(signed.manifest.epoch, signed.digest)
+    }
+
+    /// The name of the point that ends `epoch` and whose manifest has this digest.
+    #[must_use]
+    pub fn new(epoch: Epoch, digest: Digest) -> PointId {
+        let [a, b, c, d, ..] = digest.0;
+        PointId { epoch, digest: [a, b, c, d] }
     }
 }
 
