@@ -1,9 +1,8 @@
 //! The writes that are with the device at this moment, in a table with a slot for each tag of each hardware queue.
 //!
 //! The kernel's programs fill a slot at issue and free it at completion. Two things can leave a slot filled after its
-//! write has ended: a completion program that did not run, until the tag is used again, and nothing else. A slot that stays
-//! filled for long is taken for ended when the disk certainly had nothing in flight, or after longer than any driver lets a
-//! request live.
+//! write has ended: a completion program that did not run, until the tag is used again, and nothing else. A slot is taken
+//! for ended when the disk certainly had nothing in flight, or after longer than any driver lets a request live.
 //!
 //! Deliberately not here: what is owed because of a write in flight (`tracker`).
 
@@ -22,9 +21,6 @@ use super::mapping::Mapping;
 
 /// SCSI and NVMe give up on a request after 30 s by default, and then end it with an error, which is a completion.
 pub(super) const REQUEST_LIFETIME: Duration = Duration::from_secs(60);
-
-/// Most writes end within this time. To be certain about a slot costs milliseconds, so it is not asked before.
-const STALE: Duration = Duration::from_secs(1);
 
 /// `EVERYWHERE` of the BPF program: a request with several ranges.
 const EVERYWHERE: u64 = (1 << COUNT_BITS) - 1;
@@ -102,17 +98,17 @@ impl Flights {
         self.filled().filter(|filled| !self.has_ended(filled)).collect()
     }
 
-    /// What is in flight now. Where a slot has been filled for long, `is_idle` is asked afterwards: if nothing was in
-    /// flight then, for certain, all of these have ended and will not be reported again.
+    /// What is in flight now. Where a slot was filled by the same write when this was called before, `is_idle` is asked
+    /// afterwards, which may take milliseconds: if nothing was in flight then, for certain, all of these have ended and will
+    /// not be reported again.
     pub(super) fn observe(&mut self, is_idle: impl FnOnce() -> bool, now: Instant) -> InFlight {
         let filled: Vec<_> = self.filled().collect();
         let found = filled.iter().copied().filter(|filled| !self.has_ended(filled)).collect();
         let before = std::mem::take(&mut self.seen);
-        let old = |filled: &Filled| {
-            let seen = before.get(&filled.slot).filter(|seen| seen.usage == filled.usage && !seen.ended);
-            seen.is_some_and(|seen| now.duration_since(seen.since) >= STALE)
+        let stays = |filled: &Filled| {
+            before.get(&filled.slot).is_some_and(|seen| seen.usage == filled.usage && !seen.ended)
         };
-        let idle = filled.iter().any(old) && is_idle();
+        let idle = filled.iter().any(stays) && is_idle();
         for Filled { slot, usage, .. } in filled {
             let first_seen = Seen { usage, since: now, ended: false };
             let mut seen =
