@@ -177,6 +177,7 @@ impl Engine {
             return self.audit.is_none() && self.start_audit(now);
         }
         self.cycle.disk_retry = None;
+        self.cycle.cut.begin_again();
         self.collect(now);
         true
     }

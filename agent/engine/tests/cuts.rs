@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use mobility_engine::{
-    Action, CommitKind, CutDiskOutcome, CutFigures, CutPolicy, DiskStart, Drained, Engine, Event, Known,
-    Limits, PointFigures, Request, Start, Time, Tracking, Verdict,
+    Action, CommitKind, CutDiskOutcome, CutFigures, CutPolicy, DiskStart, Drained, Engine, Event, Fault,
+    FaultKind, Known, Limits, PointFigures, Request, Start, Time, Tracking, Verdict,
 };
 use mobility_format::{
     BlockSet, ByteCount, DiskId, Epoch, Generation,
@@ -54,6 +54,21 @@ impl Machine {
         self.engine.handle(self.now, Event::PointWanted(Request { id, application }));
     }
 
+    /// Goes on until this was done.
+    fn until_done(&mut self, what: &str) {
+        while !self.done.contains(&what) {
+            match self.engine.poll() {
+                Some(action) => self.act(action),
+                None => self.wait(),
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        self.now = self.engine.wakeup(self.now).expect("it waits for something").max(self.now);
+        self.engine.tick(self.now);
+    }
+
     /// The next point.
     fn point(&mut self) -> CommitKind {
         self.done.clear();
@@ -65,8 +80,7 @@ impl Machine {
                 }
                 self.act(action);
             }
-            self.now = self.engine.wakeup(self.now).expect("it waits for something").max(self.now);
-            self.engine.tick(self.now);
+            self.wait();
         }
         panic!("it never makes a point");
     }
@@ -193,6 +207,19 @@ fn applications_are_let_go_when_no_cut_succeeds() {
     assert!(matches!(machine.point(), CommitKind::Fuzzy(..)));
     assert_eq!(machine.done.iter().filter(|what| **what == "pre").count(), 1, "they are told once");
     assert_eq!(machine.done.last(), Some(&"post"));
+}
+
+#[test]
+fn a_cycle_that_begins_again_tells_the_applications_again() {
+    let mut machine = Machine::with(CutPolicy::Auto);
+    let fault = Fault { kind: FaultKind::DiskRead, message: "a test".to_owned() };
+    machine.frozen = Verdict::Unread(DISK, fault);
+    machine.request(1, true);
+    machine.until_done("post");
+    machine.frozen = Verdict::Consistent;
+    let figures = machine.consistent();
+    assert_eq!(machine.done, ["sync", "pre", "sync", "frozen cut", "post"]);
+    assert_eq!(figures.consistency, Consistency::Application);
 }
 
 #[test]

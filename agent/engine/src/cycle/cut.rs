@@ -45,6 +45,11 @@ impl Attempt {
         self.told.as_ref()
     }
 
+    /// What was flushed is dirty again by the time of the next try, and what was told has been told that it is over.
+    pub(super) fn begin_again(&mut self) {
+        (self.synced, self.told) = (false, None);
+    }
+
     /// Whether there was an application, and it was told.
     pub(super) fn application(&self) -> bool {
         self.told == Some(Ok(true))
@@ -244,7 +249,11 @@ impl Engine {
         };
         if self.quiesced && !under_way {
             self.quiesced = false;
-            let succeeded = self.phase == Phase::CutPacking && self.cycle.cut.freezes;
+            let cut = self.phase == Phase::CutPacking;
+            let succeeded = cut && self.cycle.cut.freezes;
+            if !cut {
+                self.cycle.cut.begin_again();
+            }
             self.releasing = true;
             self.actions.push_back(Action::Release(succeeded));
         }
@@ -253,7 +262,8 @@ impl Engine {
     /// They were told; some say only now that they had not been ready any more when the cut was made.
     pub(crate) fn released(&mut self, result: Result<(), String>) {
         self.releasing = false;
-        let Err(reason) = result else { return };
+        // Of a try that is over already it says nothing about the next one.
+        let (Err(reason), Some(_)) = (result, &self.cycle.cut.told) else { return };
         self.cycle.cut.told = Some(Err(reason));
         let consistency = self.point_figures().consistency;
         let shortfall = self.application_shortfall();
