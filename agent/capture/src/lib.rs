@@ -1,5 +1,6 @@
 //! Disks, trackers of changed blocks, and direct reads.
 
+pub mod boot;
 pub mod direct;
 pub mod disk;
 pub mod ebpf;

@@ -21,6 +21,7 @@ use super::{
     pinned::{self, Bitmaps, Pinned, object_name},
     state::State,
 };
+use crate::boot;
 
 /// Takes up what is pinned for `disk`, or starts anew.
 pub(super) fn adopt_or_start(
@@ -219,11 +220,10 @@ pub(super) fn now_ms() -> u64 {
 }
 
 fn boot_id() -> Result<[u8; 16], TrackerError> {
-    const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    let text = fs::read_to_string(PATH).map_err(TrackerError::pins("read", PATH))?;
+    let text = boot::boot_id().map_err(TrackerError::pins("read", boot::PATH))?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let id: Result<DiskId, _> = digits.parse();
-    let id = id.map_err(|error| TrackerError::pins("read", PATH)(io::Error::other(error)))?;
+    let id = id.map_err(|error| TrackerError::pins("read", boot::PATH)(io::Error::other(error)))?;
     Ok(id.0)
 }
 

@@ -21,7 +21,10 @@ use std::{
 use rustix::io::Errno;
 
 use super::{MAX_FILE_SYSTEMS, ioctl, opened};
-use crate::disk::{DeviceNumber, mounts};
+use crate::{
+    boot,
+    disk::{DeviceNumber, mounts},
+};
 
 const MAGIC: &[u8; 8] = b"MOBFROZ\x01";
 const DIGEST: usize = 32;
@@ -150,8 +153,7 @@ fn parse(bytes: &[u8], boot: &str) -> Option<Vec<Entry>> {
 
 /// Empty where the kernel does not tell, so that such a record is never believed.
 fn boot_id() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().chars().take(64).collect()
+    boot::boot_id().unwrap_or_default().chars().take(64).collect()
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 
 /// This run of the machine; empty where the kernel does not tell.
 pub(super) fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    mobility_capture::boot::boot_id().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -52,6 +52,13 @@ struct Slot {
     thawed_at: Option<Instant>,
 }
 
+impl Slot {
+    fn new(state: State, file_system: Option<OwnedFd>) -> Slot {
+        let (frozen, thawed) = (Ok(()), Ok(()));
+        Slot { state, file_system, quit: false, end: false, frozen, thawed, thawed_at: None }
+    }
+}
+
 /// The guard's end of one such thread.
 pub(super) struct Worker {
     slot: Mutex<Slot>,
@@ -61,16 +68,8 @@ pub(super) struct Worker {
 impl Worker {
     /// Starts the thread. `settled` is written to, as an event, whenever it has done something.
     pub(super) fn start(settled: Arc<OwnedFd>) -> io::Result<Arc<Worker>> {
-        let slot = Slot {
-            state: State::Free,
-            file_system: None,
-            quit: false,
-            end: false,
-            frozen: Ok(()),
-            thawed: Ok(()),
-            thawed_at: None,
-        };
-        let worker = Arc::new(Worker { slot: Mutex::new(slot), changed: Condvar::new() });
+        let slot = Mutex::new(Slot::new(State::Free, None));
+        let worker = Arc::new(Worker { slot, changed: Condvar::new() });
         let own = Arc::clone(&worker);
         Builder::new().name("thaw".to_owned()).stack_size(STACK).spawn(move || own.work(&settled))?;
         Ok(worker)
@@ -87,16 +86,7 @@ impl Worker {
 
     /// Gives it a file system. Only for one that is free.
     pub(super) fn hold(&self, file_system: OwnedFd) {
-        let fresh = Slot {
-            state: State::Held,
-            file_system: Some(file_system),
-            quit: false,
-            end: false,
-            frozen: Ok(()),
-            thawed: Ok(()),
-            thawed_at: None,
-        };
-        *self.slot() = fresh;
+        *self.slot() = Slot::new(State::Held, Some(file_system));
     }
 
     /// Has it freeze; `false` where it holds nothing that it has not tried to freeze yet.
