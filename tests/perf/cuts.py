@@ -1,7 +1,7 @@
 """The sweep of loads for cuts; started by `cuts` beside it, which explains the flags.
 
 Each load is fio's random writes of 4 KiB to a file of 100 MiB, with and without an agent that makes a point every second,
-in turns. Every write's latency is logged, so that those which a freeze held can be left out; the points themselves say
+in turns. The vault is in memory: a real one is behind a network, and not on the disk whose latency is measured. Every write's latency is logged, so that those which a freeze held can be left out; the points themselves say
 how they were made. Deliberately not here: replication, restore and the tracker's own cost (`main`).
 """
 
@@ -97,7 +97,7 @@ def percentile(values, percent):
 
 def protected(bench, disk, load):
     """The load under an agent; also the points that were made meanwhile."""
-    agent = Agent(bench.programs, bench.scratch, disk.device)
+    agent = Agent(bench.programs, bench.memory, disk.device)
     agent.start("1s")
     written = write(bench, disk, load)
     # One that was begun under load is committed after it.
@@ -192,7 +192,7 @@ class Bench:
         self.programs = os.path.abspath(args.bin)
         self.pairs = args.pairs or (1 if args.quick else 3)
         self.seconds = args.seconds or (5 if args.quick else 20)
-        self.scratch = machine.scratch(args.dir)
+        self.scratch, self.memory = machine.scratch(args.dir), machine.scratch("/dev/shm")
         self.report, self.table = Report(about([])), []
         print(self.report.about)
 

@@ -9,6 +9,7 @@
 mod buffer;
 mod error;
 mod halving;
+mod plan;
 mod priority;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
     os::unix::fs::{FileExt, OpenOptionsExt},
 };
 
-use mobility_format::{BLOCK_SIZE, BlockIndex, BlockRange, BlockSet, ByteCount, WINDOW_BLOCKS};
+use mobility_format::{BLOCK_SIZE, BlockIndex, BlockRange, BlockSet, ByteCount};
 use rustix::{
     fs::{SeekFrom, seek},
     io::Errno,
@@ -25,6 +26,7 @@ use rustix::{
 
 pub use buffer::AlignedBuf;
 pub use error::{ReadError, ReadErrorKind};
+pub use plan::{JoinedRead, joined_read_plan, read_plan};
 pub use priority::set_idle_io_priority;
 
 use self::halving::{Unreadable, read_halving};
@@ -186,19 +188,6 @@ impl Stretch {
             Stretch::Hole(range) | Stretch::Data(range) => range,
         }
     }
-}
-
-/// The reads that fetch `blocks`: adjacent blocks together, each read within one window.
-pub fn read_plan(blocks: &BlockSet) -> impl Iterator<Item = BlockRange> + '_ {
-    blocks.runs().flat_map(|run| {
-        let mut next = run.start.0;
-        std::iter::from_fn(move || {
-            let count = (WINDOW_BLOCKS - next % WINDOW_BLOCKS).min(run.end().0 - next);
-            let part = BlockRange::new(next, count);
-            next += count;
-            (count > 0).then_some(part)
-        })
-    })
 }
 
 #[cfg(test)]

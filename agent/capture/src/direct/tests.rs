@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
+use mobility_format::WINDOW_BLOCKS;
 use proptest::prelude::*;
 
 use super::*;

@@ -15,7 +15,10 @@ use std::{
 };
 
 use mobility_capture::{
-    direct::{AlignedBuf, DirectReader, ReadError, ReadErrorKind, Stretch, read_plan, set_idle_io_priority},
+    direct::{
+        AlignedBuf, DirectReader, JoinedRead, ReadError, ReadErrorKind, Stretch, joined_read_plan,
+        set_idle_io_priority,
+    },
     scan::{NextTable, block_digests},
 };
 use mobility_engine::Fault;
@@ -61,7 +64,7 @@ pub(crate) fn copy(
     table: Option<&mut NextTable>,
     cancel: &AtomicBool,
 ) -> Copied {
-    let plan = Mutex::new(read_plan(blocks));
+    let plan = Mutex::new(joined_read_plan(blocks));
     let (send, receive) = sync_channel::<Piece>(threads());
     let failed = Mutex::new(Copied::default());
     let digests = table.is_some();
@@ -139,7 +142,7 @@ fn record(table: &mut NextTable, piece: &Piece) -> io::Result<()> {
 
 fn read_and_encode(
     reader: &DirectReader,
-    plan: &Mutex<impl Iterator<Item = BlockRange>>,
+    plan: &Mutex<impl Iterator<Item = JoinedRead>>,
     pieces: &SyncSender<Piece>,
     failed: &Mutex<Copied>,
     digests: bool,
@@ -150,17 +153,19 @@ fn read_and_encode(
     let Ok(mut encoder) = ExtentEncoder::new() else { return };
     let mut buf = AlignedBuf::for_window();
     while !cancel.load(Ordering::Relaxed) {
-        let Some(range) = lock(plan).next() else { return };
-        if let Stretch::Hole(hole) = reader.stretch_at(range.start)
-            && hole.end() >= range.end()
+        let Some(read) = lock(plan).next() else { return };
+        if let Stretch::Hole(hole) = reader.stretch_at(read.span.start)
+            && hole.end() >= read.span.end()
         {
-            if pieces.send(Piece { range, extent: None, digests: Vec::new() }).is_err() {
+            let mut zeros =
+                read.wanted.into_iter().map(|range| Piece { range, extent: None, digests: Vec::new() });
+            if zeros.any(|piece| pieces.send(piece).is_err()) {
                 return;
             }
             continue;
         }
-        let mut sound = BlockSet::of(range);
-        if let Err(err) = reader.read(range, &mut buf) {
+        let mut sound: BlockSet = read.wanted.iter().copied().collect();
+        if let Err(err) = read.read(reader, &mut buf) {
             note(failed, &err);
             if err.kind != ReadErrorKind::Unreadable {
                 return;
@@ -168,8 +173,7 @@ fn read_and_encode(
             sound.subtract(&err.blocks);
         }
         for run in sound.runs() {
-            let at = (run.start.0 - range.start.0) as usize * BLOCK_SIZE;
-            let plain = &buf[at..at + run.bytes().0 as usize];
+            let plain = read.bytes(&buf, run);
             if encode(run, plain, &mut encoder, digests, &mut |piece| pieces.send(piece).is_ok()).is_none() {
                 return;
             }

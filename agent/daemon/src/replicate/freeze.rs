@@ -110,6 +110,14 @@ impl Freezing {
         !self.found.skipped.iter().any(Skipped::is_written_to)
     }
 
+    /// Has the file systems written out once more, so that freezing them has less to write. What is wrong with them is said
+    /// when they are frozen.
+    pub(crate) fn write_out(&mut self) {
+        if self.problem.is_none() {
+            self.problem = self.flush().err();
+        }
+    }
+
     /// Freezes, for `limit` at most.
     pub(crate) fn freeze(&mut self, limit: Duration) -> Result<Holding<'_>, Verdict> {
         if let Some(problem) = &self.problem {

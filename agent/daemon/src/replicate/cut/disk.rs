@@ -5,12 +5,12 @@
 use std::{mem, sync::MutexGuard};
 
 use mobility_capture::{
-    direct::{AlignedBuf, DirectReader},
+    direct::{AlignedBuf, DirectReader, JoinedRead},
     ebpf::Tracker,
     freeze::swap_ranges,
 };
 use mobility_engine::{CutDisk, CutDiskOutcome, Drained};
-use mobility_format::{BlockRange, BlockSet, DiskId};
+use mobility_format::{BlockSet, DiskId};
 
 use super::{Content, Target, lock};
 use crate::{
@@ -98,12 +98,27 @@ impl<'a> Cutting<'a> {
         self.cut.to_read().difference(&self.cut.read_first())
     }
 
-    /// Takes in what was read of `range`, and looks whether it was being changed.
-    pub(super) fn take(&mut self, range: BlockRange, bytes: AlignedBuf) {
+    /// How much this round reads, in blocks.
+    pub(super) fn blocks_to_read(&self) -> u64 {
+        self.cut.to_read().len()
+    }
+
+    /// How much a next round would have to read if it began now, in blocks.
+    pub(super) fn blocks_left(&self) -> u64 {
+        self.tracker.dirty().union(&self.conflicts).len()
+    }
+
+    /// How much all rounds have read or are about to, each block once.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.cut.read().bytes().0
+    }
+
+    /// Takes in what was read, and looks whether it was being changed.
+    pub(super) fn take(&mut self, read: &JoinedRead, bytes: AlignedBuf) {
         if broken::is(Broken::DrainAfterRead) {
             (_, _) = (self.tracker.take_dirty(), self.tracker.take_touched());
         }
-        let blocks = BlockSet::of(range);
+        let blocks: BlockSet = read.wanted.iter().copied().collect();
         let dirty = self.tracker.dirty_within(&blocks);
         let mut touched = self.tracker.touched_within(&blocks);
         touched.union_with(&self.touched_since.intersection(&blocks));
@@ -113,7 +128,14 @@ impl<'a> Cutting<'a> {
         if !broken::is(Broken::NoValidation) {
             self.conflicts.union_with(&self.cut.conflicts(&touched, &dirty));
         }
-        self.content.put(range, bytes);
+        if let [all] = read.wanted[..] {
+            return self.content.put(all, bytes);
+        }
+        for &range in &read.wanted {
+            let mut part = AlignedBuf::new(range.bytes().0 as usize);
+            part.overwrite(0, read.bytes(&bytes, range));
+            self.content.put(range, part);
+        }
     }
 
     pub(super) fn conflicts(&self) -> u64 {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use mobility_capture::{
-    direct::{DirectReader, read_plan},
+    direct::{DirectReader, joined_read_plan},
     disk::Disk,
     ebpf::Tracker,
     freeze::raise_priority,
@@ -41,6 +41,10 @@ const SETTLE_STEP: Duration = Duration::from_micros(50);
 const ROUNDS: u32 = 24;
 /// No further round begins after this time without a freeze.
 const LONGEST: Duration = Duration::from_millis(500);
+/// No further round before a freeze begins after this time.
+const LONGEST_APPROACH: Duration = Duration::from_millis(1500);
+/// So many blocks are not worth another round before a freeze: reading them takes a few milliseconds.
+const LITTLE_LEFT: u64 = 2048;
 /// Of the time for which writes may be held, this part in percent is for reading; the rest is for thawing.
 const READ_SHARE: u32 = 80;
 
@@ -64,7 +68,7 @@ pub(crate) struct Outcome {
 /// A freeze for a cut, and how long it may hold writes.
 pub(crate) type Freeze<'a> = (&'a mut Freezing, Duration);
 
-/// Makes a cut over `targets`, reading `budget` at most, in all rounds together.
+/// Makes a cut over `targets` that holds `budget` in memory at most: each block counts once, in however many rounds it is read.
 pub(crate) fn cut(targets: &[Target], budget: ByteCount, freeze: Option<Freeze<'_>>) -> Outcome {
     // Inherited by the threads. Without it, a cut is a little slower.
     let _raised = raise_priority();
@@ -95,6 +99,10 @@ struct Cut<'a> {
 
 impl<'a> Cut<'a> {
     fn frozen(&mut self, freezing: &mut Freezing, limit: Duration) -> Verdict {
+        freezing.write_out();
+        if let Err(verdict) = self.approach() {
+            return verdict;
+        }
         let start = Instant::now();
         let whole = freezing.holds_everything();
         let frozen = match freezing.freeze(limit) {
@@ -107,6 +115,27 @@ impl<'a> Cut<'a> {
         self.figures.held_us = micros(held.time);
         self.figures.frozen = whole && held.intact();
         verdict
+    }
+
+    /// Rounds while nothing is held yet. They need not succeed: each leaves the next one only what was written meanwhile, so
+    /// that the one under the freeze has little to read.
+    fn approach(&mut self) -> Result<(), Verdict> {
+        let start = Instant::now();
+        loop {
+            self.figures.rounds += 1;
+            match self.round() {
+                Verdict::Consistent | Verdict::Conflict(_) => {}
+                verdict => return Err(verdict),
+            }
+            let read: u64 = self.disks.iter().map(Cutting::blocks_to_read).sum();
+            let left: u64 = self.disks.iter().map(Cutting::blocks_left).sum();
+            self.disks.iter_mut().for_each(Cutting::next_round);
+            let late = start.elapsed() > LONGEST_APPROACH || self.figures.rounds >= ROUNDS / 2;
+            // Where another round would leave as much as this one, it is only later.
+            if left <= LITTLE_LEFT || left > read / 2 || late {
+                return Ok(());
+            }
+        }
     }
 
     fn rounds(&mut self) -> Verdict {
@@ -145,13 +174,12 @@ impl<'a> Cut<'a> {
             thread::sleep(SETTLE_STEP);
         }
         let wanted = self.wanted();
-        let bytes: u64 = wanted.iter().map(|wanted| wanted.range.bytes().0).sum();
-        self.figures.read.0 += bytes;
+        self.figures.read = ByteCount(self.disks.iter().map(Cutting::bytes_read).sum());
         if self.figures.read > self.budget {
             return Verdict::TooMuch;
         }
         let disks = &mut self.disks;
-        match self.readers.read(wanted, self.until, |disk, range, bytes| disks[disk].take(range, bytes)) {
+        match self.readers.read(wanted, self.until, |disk, read, bytes| disks[disk].take(read, bytes)) {
             Ok(()) => {}
             Err(Unread::Late) => return Verdict::Overrun,
             Err(Unread::Failed(disk, err)) => return Verdict::Unread(disks[disk].id, fault::of_read(&err)),
@@ -169,8 +197,8 @@ impl<'a> Cut<'a> {
             let disks = self.disks.iter().enumerate();
             disks.flat_map(move |(index, disk)| {
                 let reader = disk.reader;
-                let ranges: Vec<_> = read_plan(&set(disk)).collect();
-                ranges.into_iter().map(move |range| Wanted { disk: index, reader, range })
+                let reads: Vec<_> = joined_read_plan(&set(disk)).collect();
+                reads.into_iter().map(move |read| Wanted { disk: index, reader, read })
             })
         };
         of(Cutting::read_first).chain(of(Cutting::read_after)).collect()

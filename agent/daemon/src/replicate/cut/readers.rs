@@ -13,11 +13,10 @@ use std::{
     time::Instant,
 };
 
-use mobility_capture::direct::{AlignedBuf, DirectReader, ReadError};
-use mobility_format::BlockRange;
+use mobility_capture::direct::{AlignedBuf, DirectReader, JoinedRead, ReadError};
 
 /// The most reads at once.
-const READS: usize = 8;
+const READS: usize = 16;
 /// So many reads one thread makes sooner than another one wakes up.
 const FEW: usize = 4;
 
@@ -25,13 +24,13 @@ const FEW: usize = 4;
 pub(super) struct Wanted<'a> {
     pub(super) disk: usize,
     pub(super) reader: &'a DirectReader,
-    pub(super) range: BlockRange,
+    pub(super) read: JoinedRead,
 }
 
 /// What came of it.
 pub(super) struct Got {
     pub(super) disk: usize,
-    pub(super) range: BlockRange,
+    pub(super) read: JoinedRead,
     pub(super) bytes: Result<AlignedBuf, ReadError>,
 }
 
@@ -57,7 +56,7 @@ impl<'a> Share<'a> {
             if late || self.enough.load(Ordering::Relaxed) {
                 return done(None);
             }
-            done(Some(read(&wanted)));
+            done(Some(wanted.fetch()));
         }
     }
 }
@@ -88,19 +87,19 @@ impl<'a> Readers<'a> {
         Readers { threads: (0..READS).filter_map(start).collect(), read }
     }
 
-    /// Reads all that is `wanted`, roughly in that order, and hands over each range as soon as it has been read. Where it
+    /// Reads all that is `wanted`, roughly in that order, and hands over each read as soon as it is done. Where it
     /// fails, what was handed over is not all, and no further round may be read by these threads.
     pub(super) fn read(
         &self,
         wanted: Vec<Wanted<'a>>,
         until: Option<Instant>,
-        mut take: impl FnMut(usize, BlockRange, AlignedBuf),
+        mut take: impl FnMut(usize, &JoinedRead, AlignedBuf),
     ) -> Result<(), Unread> {
         let enough = Arc::new(AtomicBool::new(false));
         let mut outcome = Ok(());
         let mut done = |got: Option<Got>| {
             let failure = match got {
-                Some(Got { disk, range, bytes: Ok(bytes) }) => return take(disk, range, bytes),
+                Some(Got { disk, read, bytes: Ok(bytes) }) => return take(disk, &read, bytes),
                 Some(Got { disk, bytes: Err(err), .. }) => Unread::Failed(disk, err),
                 None => Unread::Late,
             };
@@ -134,8 +133,10 @@ impl<'a> Readers<'a> {
     }
 }
 
-fn read(wanted: &Wanted<'_>) -> Got {
-    let mut bytes = AlignedBuf::new(wanted.range.bytes().0 as usize);
-    let result = wanted.reader.read(wanted.range, &mut bytes);
-    Got { disk: wanted.disk, range: wanted.range, bytes: result.map(|()| bytes) }
+impl Wanted<'_> {
+    fn fetch(self) -> Got {
+        let mut bytes = AlignedBuf::new(self.read.span.bytes().0 as usize);
+        let result = self.read.read(self.reader, &mut bytes);
+        Got { disk: self.disk, read: self.read, bytes: result.map(|()| bytes) }
+    }
 }
