@@ -122,6 +122,7 @@ fn reference(name: &[u8]) -> SegmentRef {
         first_block: BlockIndex(255),
         end_block: BlockIndex(1040),
         blocks: 43,
+        slot: None,
     }
 }
 

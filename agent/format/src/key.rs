@@ -25,6 +25,16 @@ pub enum CacheKey {
         /// Its number within disk, epoch and session.
         part: u32,
     },
+    /// `cache/<machine>/<generation>/slots/<slot>.seg`: a segment in a place that the recovery service has granted before
+    /// anybody knew what would go there. The manifest names the slot.
+    Slot {
+        /// Whose.
+        machine: MachineId,
+        /// In which generation.
+        generation: Generation,
+        /// Which place.
+        slot: u64,
+    },
     /// `cache/<machine>/<generation>/<epoch>/point`: the manifest that commits the epoch.
     Manifest {
         /// Whose.
@@ -45,6 +55,9 @@ impl fmt::Display for CacheKey {
                     "{}/{disk}-{session}-{part:08}.seg",
                     cache_epoch_prefix(*machine, *generation, *epoch)
                 )
+            }
+            CacheKey::Slot { machine, generation, slot } => {
+                write!(f, "cache/{machine}/{:020}/slots/{slot:020}.seg", generation.0)
             }
             CacheKey::Manifest { machine, generation, epoch } => {
                 write!(f, "{}/point", cache_epoch_prefix(*machine, *generation, *epoch))

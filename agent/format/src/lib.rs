@@ -1,11 +1,13 @@
 //! What the agent stores and what everybody else reads: the bytes of segments and recovery points, and the keys they
-//! live under. `docs/FORMAT.md` describes the same for someone who writes a reader of their own.
+//! live under; and what agent and recovery service say to each other. `docs/FORMAT.md` and `docs/PROTOCOL.md` describe the
+//! same for someone who writes a reader or a peer of their own.
 //!
 //! Pure: no clock, no sockets, and no files but the one a caller hands to [`segment::RangeRead`]. Deliberately not here:
 //! where objects are kept, and who may write them.
 
 mod block_digest;
 mod block_set;
+pub mod control;
 pub mod envelope;
 mod id;
 pub mod key;

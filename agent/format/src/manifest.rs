@@ -126,6 +126,9 @@ pub struct SegmentRef {
     pub end_block: BlockIndex,
     /// How many blocks it says something about.
     pub blocks: u64,
+    /// The place in cache storage that it was put into, where that was granted by number. Means nothing in target storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u64>,
 }
 
 /// A disk in a manifest.
@@ -321,6 +324,7 @@ mod tests {
             first_block: BlockIndex(first),
             end_block: BlockIndex(end),
             blocks,
+            slot: None,
         }
     }
 

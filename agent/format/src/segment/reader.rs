@@ -97,6 +97,12 @@ impl<R: RangeRead> SegmentReader<R> {
         positions.zip(entries).map(parse).collect()
     }
 
+    /// Where its bytes come from.
+    #[must_use]
+    pub fn source(&self) -> &R {
+        &self.source
+    }
+
     /// Which segment it says it is.
     #[must_use]
     pub fn header(&self) -> &SegmentHeader {

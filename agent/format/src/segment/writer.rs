@@ -38,6 +38,7 @@ impl SegmentSummary {
             first_block: self.first_block,
             end_block: self.end_block,
             blocks: self.blocks,
+            slot: None,
         }
     }
 }

@@ -1,0 +1,108 @@
+//! What the service asks of an agent between its own requests. It never connects to a machine: commands wait until the agent
+//! comes for them.
+//!
+//! Deliberately not here: policy changes, which every heartbeat brings.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Limited, MAX_DISKS, MAX_TEXT, TooMuch, within};
+use crate::{DiskId, Epoch, Generation};
+
+/// Commands that may wait for a machine.
+pub const MAX_COMMANDS: usize = 64;
+/// The longest wait for a command, in seconds.
+pub const LONGEST_WAIT_S: u64 = 50;
+
+/// Names a command, within its machine.
+pub type CommandId = u64;
+
+/// Answers `GET /v1/commands?session=<id>&wait_s=<seconds>`, as soon as there is any, or with none after the wait. A command
+/// is handed out again until its [`CommandResult`] has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commands {
+    /// Oldest first.
+    pub commands: Vec<Command>,
+}
+
+/// One command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Its number.
+    pub id: CommandId,
+    /// What to do.
+    #[serde(flatten)]
+    pub order: Order,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "kebab-case")]
+pub enum Order {
+    /// Make a recovery point now.
+    Point {
+        /// Whether it shall be application-consistent.
+        application: bool,
+    },
+    /// Something that was committed in this generation cannot be taken in, or is not trusted any more: compare these blocks
+    /// with what is stored and send what differs, in a new generation.
+    Resync {
+        /// In which generation it was committed. Nothing is to be done if it was given up already.
+        generation: Generation,
+        /// Why, for people.
+        reason: String,
+        /// The newest epoch that `disks` covers. What was committed after it in this generation is doubted as well; an agent that
+        /// does not know any more which blocks that was compares everything.
+        through: Epoch,
+        /// Which disks, and which part of each. All where there is none.
+        disks: Vec<DoubtedDisk>,
+    },
+    /// Renew the certificate now.
+    Renew,
+    /// Send the newest lines of the log.
+    Logs,
+    /// An order of a later version: to be answered with an error.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A part of a disk that has to be compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoubtedDisk {
+    /// Which disk.
+    pub id: DiskId,
+    /// Ranges of blocks, each as its first block and the block after its last. All of the disk where there is none.
+    #[serde(default)]
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// `POST /v1/commands/<id>`: what came of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandResult {
+    /// Whether it was done.
+    pub done: bool,
+    /// What there is to say, for people; the log's lines.
+    pub message: String,
+}
+
+/// The longest message of a result, in bytes.
+const MAX_RESULT: usize = 256 << 10;
+
+impl Limited for Commands {
+    fn check(&self) -> Result<(), TooMuch> {
+        within("the list of commands", self.commands.len(), MAX_COMMANDS)?;
+        self.commands.iter().try_for_each(|command| match &command.order {
+            Order::Resync { reason, disks, .. } => {
+                within("the reason", reason.len(), MAX_TEXT)?;
+                within("the list of disks", disks.len(), MAX_DISKS)?;
+                disks.iter().try_for_each(|disk| within("the ranges of a disk", disk.ranges.len(), 65_536))
+            }
+            _ => Ok(()),
+        })
+    }
+}
+
+impl Limited for CommandResult {
+    fn check(&self) -> Result<(), TooMuch> {
+        within("the message", self.message.len(), MAX_RESULT)
+    }
+}
