@@ -2,10 +2,7 @@
 //!
 //! Deliberately not here: checking or removing any of it.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
 
 use mobility_format::{DiskId, Epoch, key::TargetKey};
 
@@ -13,46 +10,40 @@ use crate::{
     Catalog,
     catalog::{Step, StepKind},
     keys::ObjectKey,
-    storage::{self, Entry, StorageError, TEMPORARY},
+    storage::{Listed, StorageError, is_unfinished},
 };
 
-/// An object and where it is.
+/// An object and how long it is.
 pub(crate) struct Object {
     pub(crate) key: ObjectKey,
-    pub(crate) path: PathBuf,
     pub(crate) size: u64,
 }
 
-/// All files of a machine.
+/// All objects of a machine.
 pub(crate) struct Inventory {
+    /// Sorted by key.
     pub(crate) objects: Vec<Object>,
     /// What was begun and never got its name.
-    pub(crate) unfinished: Vec<PathBuf>,
+    pub(crate) unfinished: Vec<Listed>,
     /// What is no object of ours.
-    pub(crate) foreign: Vec<PathBuf>,
+    pub(crate) foreign: Vec<String>,
 }
 
 impl Inventory {
-    /// Walks through the machine's directory.
+    /// Lists what the machine has.
     pub(crate) fn of(catalog: &Catalog) -> Result<Inventory, StorageError> {
         let mut all = Inventory { objects: Vec::new(), unfinished: Vec::new(), foreign: Vec::new() };
-        let top = catalog.vault.target_dir(catalog.machine);
-        let mut dirs = vec![top.clone()];
-        while let Some(dir) = dirs.pop() {
-            for (name, kind) in storage::list(&dir)? {
-                let path = dir.join(&name);
-                if kind == Entry::Directory {
-                    dirs.push(path);
-                } else if name.starts_with(TEMPORARY) {
-                    all.unfinished.push(path);
-                } else if let Some(key) = key_of(catalog.vault.root(), &path) {
-                    let size = path.symlink_metadata().map_or(0, |meta| meta.len());
-                    all.objects.push(Object { key, path, size });
-                } else if dir != top || !LOCKS.contains(&name.as_str()) {
-                    all.foreign.push(path);
-                }
+        let top = format!("target/{}", catalog.machine);
+        let locks = LOCKS.map(|name| format!("{top}/{name}"));
+        catalog.stores.target().list(&top, &mut |listed| {
+            if is_unfinished(&listed.key) {
+                all.unfinished.push(listed);
+            } else if let Some(key) = ObjectKey::parse(&listed.key) {
+                all.objects.push(Object { key, size: listed.size });
+            } else if !locks.contains(&listed.key) {
+                all.foreign.push(listed.key);
             }
-        }
+        })?;
         all.objects.sort_by_key(|object| object.key);
         Ok(all)
     }
@@ -60,10 +51,6 @@ impl Inventory {
 
 /// The files that are there to be locked.
 const LOCKS: [&str; 3] = ["lock", "intake.lock", "prune.lock"];
-
-fn key_of(root: &Path, path: &Path) -> Option<ObjectKey> {
-    ObjectKey::parse(path.strip_prefix(root).ok()?.to_str()?)
-}
 
 /// What the manifests that there are need, as far as they are intact.
 pub(crate) fn needed(catalog: &Catalog) -> BTreeSet<ObjectKey> {

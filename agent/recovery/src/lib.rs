@@ -13,18 +13,27 @@ mod prune;
 mod records;
 mod restore;
 mod select;
+#[cfg(feature = "service")]
+pub mod service;
 mod storage;
 mod vault;
 mod verify;
 
 pub use catalog::{Catalog, Damage, Head, HeadDisk, Point, PointId};
 pub use content::{ContentError, WindowContent, WindowReader, Windows, block_digests};
-pub use intake::{Intake, IntakeError, IntakeErrorKind, verify_segment};
+pub use intake::{Doubted, Intake, IntakeError, IntakeErrorKind, verify_segment};
 pub use keys::ObjectKey;
-pub use prune::{PruneError, PruneReport, Untouched, prune};
+pub use prune::{PruneError, PruneReport, Untouched, prune, prune_but};
 pub use records::MachineRecord;
 pub use restore::{Progress, RestoreError, Restored, image_names, restore_to_device, restore_to_directory};
 pub use select::{SelectError, select};
-pub use storage::{FaultPlan, LockError, StorageError};
+#[cfg(feature = "service")]
+pub use storage::{
+    AzureCredentials, Backend, Remote, RemoteAccount, RemoteLimits, RemoteSettings, S3Credentials, Secret,
+};
+pub use storage::{
+    Directory, Draft, FaultPlan, Holding, Listed, Lock, LockError, Objects, OpenBytes, OpenObject, Reading,
+    StorageError, StorageErrorKind, Stores, is_unfinished,
+};
 pub use vault::{Vault, VaultError};
 pub use verify::{DamagedObject, Note, VerifyReport, verify};

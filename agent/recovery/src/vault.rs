@@ -12,20 +12,16 @@
 
 use std::{
     fmt, fs, io,
+    ops::Deref,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use mobility_format::MachineId;
-
-use crate::storage::{self, Entry, FaultPlan, Files, Lock, LockError, StorageError};
+use crate::storage::{Directory, FaultPlan, Files, Objects, StorageError, Stores, is_unfinished, names};
 
 const MARKER: &str = "VAULT";
 const MARKER_TEXT: &str = "mobility-agent vault";
 const VERSION: u32 = 1;
-/// Removing what nobody needs is the only work that excludes the others, and it takes seconds.
-const SHARED_WAIT: Duration = Duration::from_secs(120);
 
 /// A directory is not a vault that can be worked with.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +48,19 @@ pub enum VaultError {
     Storage(#[from] StorageError),
 }
 
-/// An opened vault. Cheap to clone.
+/// An opened vault: [`Stores`] of which both are one directory. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Vault {
-    root: PathBuf,
-    pub(crate) files: Files,
+    directory: Directory,
+    stores: Stores,
+}
+
+impl Deref for Vault {
+    type Target = Stores;
+
+    fn deref(&self) -> &Stores {
+        &self.stores
+    }
 }
 
 impl Vault {
@@ -84,7 +88,7 @@ impl Vault {
         if version != format!("version {VERSION}") {
             return Err(VaultError::Version { path: path.to_owned(), found: version.to_owned() });
         }
-        Ok(Vault { root: path.to_owned(), files: Files::default() })
+        Ok(Vault::of(Directory::new(path)))
     }
 
     /// Opens the vault at `path`, or makes one there if that is an empty or no directory.
@@ -97,8 +101,8 @@ impl Vault {
             other => return other,
         }
         // The root of a fresh file system is empty but for this. An unfinished marker is an earlier try of ours.
-        let ours = |name: &str| name == "lost+found" || name.starts_with(storage::TEMPORARY);
-        if storage::list(path)?.iter().any(|(name, _)| !ours(name)) {
+        let ours = |name: &str| name == "lost+found" || is_unfinished(name);
+        if names(path)?.iter().any(|(name, _)| !ours(name)) {
             return Err(VaultError::Foreign(path.to_owned()));
         }
         let files = Files::default();
@@ -112,19 +116,30 @@ impl Vault {
     /// The same vault, whose changes go wrong as `plan` says. For tests.
     #[must_use]
     pub fn with_faults(&self, plan: Arc<FaultPlan>) -> Vault {
-        Vault { root: self.root.clone(), files: Files::with_faults(plan) }
+        Vault::of(self.directory.with_faults(plan))
+    }
+
+    fn of(directory: Directory) -> Vault {
+        let both: Arc<dyn Objects> = Arc::new(directory.clone());
+        Vault { directory, stores: Stores::new(both.clone(), both) }
     }
 
     /// Where the vault is.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.root
+        self.directory.root()
+    }
+
+    /// The directory as a storage.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.directory
     }
 
     /// Where the object `key` is, or would be.
     #[must_use]
     pub fn path_of(&self, key: &impl fmt::Display) -> PathBuf {
-        self.root.join(key.to_string())
+        self.directory.place(&key.to_string())
     }
 
     /// Puts a new object, complete and durable under its name or not there at all.
@@ -132,30 +147,7 @@ impl Vault {
     /// # Errors
     /// `AlreadyExists` where there is one of that name, whatever it holds; else what the storage says.
     pub fn put_new(&self, key: &impl fmt::Display, bytes: &[u8]) -> Result<(), StorageError> {
-        self.files.put_new(&self.path_of(key), bytes)
-    }
-
-    /// The machines that have something in target storage.
-    ///
-    /// # Errors
-    /// When the vault cannot be read.
-    pub fn machines(&self) -> Result<Vec<MachineId>, StorageError> {
-        let names = storage::list(&self.root.join("target"))?;
-        let dirs = names.into_iter().filter(|(_, kind)| *kind == Entry::Directory);
-        Ok(dirs.filter_map(|(name, _)| name.parse().ok()).collect())
-    }
-
-    pub(crate) fn target_dir(&self, machine: MachineId) -> PathBuf {
-        self.root.join(format!("target/{machine}"))
-    }
-
-    pub(crate) fn cache_dir(&self, machine: MachineId) -> PathBuf {
-        self.root.join(format!("cache/{machine}"))
-    }
-
-    /// Keeps what is in a machine's target storage from being removed.
-    pub(crate) fn lock_shared(&self, machine: MachineId) -> Result<Lock, LockError> {
-        Lock::shared(&self.target_dir(machine).join("lock"), SHARED_WAIT)
+        self.directory.put_new(&key.to_string(), bytes)
     }
 }
 

@@ -14,10 +14,10 @@ use mobility_format::{
 use crate::{
     Catalog, Damage, PointId,
     catalog::Step,
-    content::{ContentError, FilePool, OpenSegment, SegmentSource, check_names},
+    content::{ContentError, ObjectPool, OpenSegment, SegmentSource, check_names},
     inventory::{Inventory, needed},
     keys::ObjectKey,
-    storage::StorageError,
+    storage::{Reading, StorageError, StorageErrorKind},
 };
 
 /// An object that is not as it should be.
@@ -59,7 +59,7 @@ pub struct VerifyReport {
 /// catalog with [`Catalog::load_locked`].
 ///
 /// # Errors
-/// When a directory cannot be listed. What goes wrong with a single object is in the report.
+/// When target storage cannot be listed or reached. What goes wrong with a single object is in the report.
 pub fn verify(
     catalog: &Catalog,
     only: Option<Epoch>,
@@ -72,7 +72,7 @@ pub fn verify(
         }
     }
     report.objects = catalog.manifests.len() as u64 + catalog.runs.len() as u64 + catalog.merges.len() as u64;
-    let pool = Arc::default();
+    let pool = ObjectPool::new(&catalog.stores, Reading::Whole);
     for (&disk, chain) in &catalog.chains {
         let ends: Vec<Epoch> = match only {
             Some(epoch) => vec![epoch],
@@ -80,7 +80,7 @@ pub fn verify(
         };
         for step in chain.steps_to(ends.into_iter()) {
             for source in catalog.step_content(disk, step).1 {
-                check_segment(catalog, disk, step, &source, &pool, only.is_some(), &mut report);
+                check_segment(catalog, disk, step, &source, &pool, only.is_some(), &mut report)?;
                 progress(&report);
             }
         }
@@ -113,25 +113,28 @@ fn check_segment(
     disk: DiskId,
     step: Step,
     source: &SegmentSource,
-    pool: &Arc<FilePool>,
+    pool: &Arc<ObjectPool>,
     decode: bool,
     report: &mut VerifyReport,
-) {
+) -> Result<(), StorageError> {
     report.objects += 1;
-    let checked = source.open(&catalog.vault, pool).and_then(|segment| {
+    let checked = source.open(pool).and_then(|segment| {
         report.bytes.0 += segment.reader.length();
         check_names(&segment.reader, &source.named).map_err(|err| segment.failed(err))?;
         segment.reader.check_payload().map_err(|err| segment.failed(err))?;
         if decode { decode_all(&segment) } else { Ok(()) }
     });
     let (problem, missing) = match checked {
-        Ok(()) => return,
+        Ok(()) => return Ok(()),
+        // What cannot be reached is not damaged.
+        Err(ContentError::Storage(err)) if err.kind() == StorageErrorKind::Unavailable => return Err(err),
         Err(ContentError::Missing { .. }) => ("missing".to_owned(), true),
         Err(ContentError::Damaged { source, .. }) => (source.to_string(), false),
         Err(other) => (other.to_string(), false),
     };
     let points = catalog.points_using(disk, step.last);
     report.damaged.push(DamagedObject { key: source.key(), problem, missing, points });
+    Ok(())
 }
 
 fn decode_all(segment: &OpenSegment) -> Result<(), ContentError> {
@@ -156,11 +159,11 @@ fn take_notes(catalog: &Catalog, report: &mut VerifyReport) -> Result<(), Storag
     expected.insert(ObjectKey::Machine { machine: catalog.machine() });
     let all = Inventory::of(catalog)?;
     let superfluous = all.objects.into_iter().filter(|object| !expected.contains(&object.key));
-    let note = |remark| move |path| Note { path, remark };
-    report
-        .notes
-        .extend(superfluous.map(|object| object.path).map(note("no point needs it; pruning removes it")));
-    report.notes.extend(all.unfinished.into_iter().map(note("was never finished; pruning removes it")));
+    let note = |remark| move |key: String| Note { path: catalog.stores.target().place(&key), remark };
+    let superfluous = superfluous.map(|object| object.key.to_string());
+    report.notes.extend(superfluous.map(note("no point needs it; pruning removes it")));
+    let unfinished = all.unfinished.into_iter().map(|listed| listed.key);
+    report.notes.extend(unfinished.map(note("was never finished; pruning removes it")));
     report.notes.extend(all.foreign.into_iter().map(note("is no object of a vault")));
     Ok(())
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mobility_format::{ByteCount, Digest, DiskId, Epoch, Generation};
+use mobility_format::{ByteCount, Digest, DiskId, Epoch, Generation, manifest::SignedManifest};
 
 use super::Catalog;
 
@@ -34,6 +34,30 @@ pub struct Head {
     pub digest: Digest,
     /// All disks that were ever in it or before it, by id.
     pub disks: Vec<HeadDisk>,
+}
+
+impl Head {
+    /// The head once `signed`, which follows `previous`, is committed.
+    #[must_use]
+    pub fn after(previous: Option<&Head>, signed: &SignedManifest) -> Head {
+        let manifest = &signed.manifest;
+        let mut disks = previous.map_or(Vec::new(), |head| head.disks.clone());
+        disks.iter_mut().for_each(|disk| disk.present = false);
+        for state in &manifest.disks {
+            let position = disks.binary_search_by_key(&state.id, |disk| disk.id);
+            let at = position.unwrap_or_else(|at| {
+                let (id, name, size) = (state.id, state.name.clone(), state.size);
+                disks.insert(at, HeadDisk { id, name, size, last_segment: Digest::NONE, present: true });
+                at
+            });
+            let disk = &mut disks[at];
+            (disk.name, disk.size, disk.present) = (state.name.clone(), state.size, true);
+            if let Some(last) = state.segments.last() {
+                disk.last_segment = last.digest;
+            }
+        }
+        Head { generation: manifest.generation, epoch: manifest.epoch, digest: signed.digest, disks }
+    }
 }
 
 impl Catalog {

@@ -2,7 +2,7 @@
 //!
 //! Deliberately not here: what the catalog is asked afterwards.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use mobility_format::{
@@ -13,16 +13,15 @@ use mobility_format::{
 
 use super::{Catalog, Chain, Damage, Step, StepKind, Stored, StoredRun};
 use crate::{
-    Vault,
     keys::ObjectKey,
     records::{MachineRecord, Merge, Received, Record},
-    storage::{self, Entry, StorageError},
+    storage::{SMALL, StorageError, StorageErrorKind, Stores},
 };
 
-pub(super) fn load(vault: &Vault, machine: MachineId) -> Result<Catalog, StorageError> {
+pub(super) fn load(stores: &Stores, machine: MachineId) -> Result<Catalog, StorageError> {
     let mut loading = Loading {
         catalog: Catalog {
-            vault: vault.clone(),
+            stores: stores.clone(),
             machine,
             record: None,
             manifests: Default::default(),
@@ -33,7 +32,7 @@ pub(super) fn load(vault: &Vault, machine: MachineId) -> Result<Catalog, Storage
             lock: None,
         },
     };
-    loading.machine_record();
+    loading.machine_record()?;
     loading.manifests()?;
     loading.merged()?;
     loading.check_links();
@@ -57,111 +56,132 @@ impl Loading {
         self.catalog.damage.push(Damage { key: key.into(), problem: problem.to_owned(), missing: true });
     }
 
-    /// Reads an object and hands it to `parse`; what goes wrong is noted as damage.
-    fn read<T>(&mut self, key: ObjectKey, parse: impl FnOnce(&[u8]) -> Result<T, String>) -> Option<T> {
-        let bytes = storage::read_small(&self.catalog.vault.path_of(&key));
-        match bytes.map_err(|err| format!("unreadable: {}", err.source)).and_then(|bytes| parse(&bytes)) {
-            Ok(read) => Some(read),
-            Err(problem) => {
-                self.damaged(key, problem);
-                None
-            }
-        }
+    /// What lies below a part of the machine's target storage and is an object of ours, with the time it was written.
+    fn listed(&self, below: &str) -> Result<BTreeMap<ObjectKey, Timestamp>, StorageError> {
+        let mut keys = BTreeMap::new();
+        let prefix = format!("target/{}/{below}", self.catalog.machine);
+        self.catalog.stores.target().list(&prefix, &mut |listed| {
+            keys.extend(ObjectKey::parse(&listed.key).map(|key| (key, listed.modified)));
+        })?;
+        Ok(keys)
     }
 
-    fn machine_record(&mut self) {
+    /// Reads objects and hands each to `parse`, then to `take`; what goes wrong with one is noted as damage. What cannot be
+    /// reached is no damage.
+    fn read_each<T>(
+        &mut self,
+        keys: &[ObjectKey],
+        parse: impl Fn(&Loading, ObjectKey, &[u8]) -> Result<T, String>,
+        mut take: impl FnMut(&mut Loading, ObjectKey, T),
+    ) -> Result<(), StorageError> {
+        let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let stores = self.catalog.stores.clone();
+        let mut failed = None;
+        stores.target().read_each(&names, SMALL, &mut |position, bytes| {
+            let key = keys[position];
+            let read = match bytes {
+                Err(err) if may_be_well(err.kind()) => {
+                    failed.get_or_insert(err);
+                    return;
+                }
+                Err(err) if err.is_not_found() => Err(None),
+                Err(err) => Err(Some(format!("unreadable: {}", err.source))),
+                Ok(bytes) => parse(self, key, &bytes).map_err(Some),
+            };
+            match read {
+                Ok(read) => take(self, key, read),
+                Err(Some(problem)) => self.damaged(key, problem),
+                Err(None) => self.missing(key, "missing"),
+            }
+        });
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn machine_record(&mut self) -> Result<(), StorageError> {
         let machine = self.catalog.machine;
-        let key = ObjectKey::Machine { machine };
-        if !self.catalog.vault.path_of(&key).exists() {
-            return self.missing(key, "missing");
-        }
-        self.catalog.record = self.read(key, |bytes| {
+        let parse = |_: &Loading, _, bytes: &[u8]| {
             let record = MachineRecord::parse(bytes).map_err(|err| err.to_string())?;
             expect("machine", &record.machine, &machine).map(|()| record)
-        });
+        };
+        self.read_each(&[ObjectKey::Machine { machine }], parse, |loading, _, record| {
+            loading.catalog.record = Some(record);
+        })
     }
 
     fn manifests(&mut self) -> Result<(), StorageError> {
         let machine = self.catalog.machine;
-        let dir = self.catalog.vault.target_dir(machine).join("points");
-        for (name, _) in storage::list(&dir)? {
-            let key = ObjectKey::parse(&format!("target/{machine}/points/{name}"));
-            let Some(key @ ObjectKey::Target(TargetKey::Manifest { epoch, .. })) = key else { continue };
-            let record = self.catalog.record.clone();
-            let Some(signed) = self.read(key, |bytes| manifest(bytes, machine, epoch, record.as_ref()))
-            else {
-                continue;
-            };
-            let received = self.received(epoch, signed.digest, &dir.join(&name));
-            self.catalog.manifests.insert(epoch, Stored { signed, received });
-        }
-        Ok(())
+        let listed = self.listed("points")?;
+        let of_manifest = |key: &ObjectKey| matches!(key, ObjectKey::Target(TargetKey::Manifest { .. }));
+        let manifests: Vec<ObjectKey> = listed.keys().copied().filter(of_manifest).collect();
+        let parse = |loading: &Loading, key: ObjectKey, bytes: &[u8]| {
+            let epoch = key.last_epoch().unwrap_or_default();
+            manifest(bytes, machine, epoch, loading.catalog.record.as_ref())
+        };
+        self.read_each(&manifests, parse, |loading, key, signed| {
+            // Without a sound record of when it came, when it was written: the service did that as well.
+            let received = listed.get(&key).copied().unwrap_or_default();
+            loading.catalog.manifests.insert(signed.manifest.epoch, Stored { signed, received });
+        })?;
+        self.received(&listed)
     }
 
-    /// When a manifest came. Without a sound record, when its file was written: the service did that as well.
-    fn received(&mut self, epoch: Epoch, manifest: Digest, path: &Path) -> Timestamp {
+    /// When the manifests came.
+    fn received(&mut self, listed: &BTreeMap<ObjectKey, Timestamp>) -> Result<(), StorageError> {
         let machine = self.catalog.machine;
-        let key = ObjectKey::Received { machine, epoch };
-        let file_time = || path.metadata().and_then(|meta| meta.modified()).ok()?.try_into().ok();
-        if !self.catalog.vault.path_of(&key).exists() {
-            self.missing(key, "missing");
-            return file_time().unwrap_or_default();
-        }
-        let record = self.read(key, |bytes| {
+        let keys = self.catalog.manifests.keys().map(|&epoch| ObjectKey::Received { machine, epoch });
+        let (there, absent): (Vec<_>, Vec<_>) = keys.partition(|key| listed.contains_key(key));
+        absent.into_iter().for_each(|key| self.missing(key, "missing"));
+        let parse = |loading: &Loading, key: ObjectKey, bytes: &[u8]| {
+            let epoch = key.last_epoch().unwrap_or_default();
             let record = Received::parse(bytes).map_err(|err| err.to_string())?;
             expect("machine", &record.machine, &machine)?;
             expect("epoch", &record.epoch, &epoch)?;
+            let manifest = loading.catalog.manifests.get(&epoch).map_or(Digest::NONE, |m| m.signed.digest);
             expect("manifest", &record.manifest, &manifest).map(|()| record)
-        });
-        record.map(|record| record.received).or_else(file_time).unwrap_or_default()
+        };
+        self.read_each(&there, parse, |loading, _, record| {
+            if let Some(stored) = loading.catalog.manifests.get_mut(&record.epoch) {
+                stored.received = record.received;
+            }
+        })
     }
 
     fn merged(&mut self) -> Result<(), StorageError> {
         let machine = self.catalog.machine;
-        let dir = self.catalog.vault.target_dir(machine).join("merged");
-        for (name, kind) in storage::list(&dir)? {
-            if kind == Entry::Directory {
-                self.runs(&dir, &name)?;
-                continue;
-            }
-            let key = ObjectKey::parse(&format!("target/{machine}/merged/{name}"));
-            let Some(key @ ObjectKey::Merge { first, last, .. }) = key else { continue };
-            let merge = self.read(key, |bytes| {
-                let merge = Merge::parse(bytes).map_err(|err| err.to_string())?;
-                expect("machine", &merge.machine, &machine)?;
-                expect("first epoch", &merge.first_epoch, &first)?;
-                expect("last epoch", &merge.last_epoch, &last).map(|()| merge)
-            });
-            if let Some(merge) = merge {
-                self.catalog.merges.insert((last, first), merge);
-            }
-        }
-        Ok(())
+        let keys = self.listed("merged")?.into_keys();
+        let of_run = |key: &ObjectKey| matches!(key, ObjectKey::Target(TargetKey::Run { .. }));
+        let (runs, others): (Vec<_>, Vec<_>) = keys.partition(of_run);
+        let of_merge = |key: &ObjectKey| matches!(key, ObjectKey::Merge { .. });
+        let merges: Vec<_> = others.into_iter().filter(of_merge).collect();
+        self.runs(&runs)?;
+        let parse = |_: &Loading, key, bytes: &[u8]| {
+            let merge = Merge::parse(bytes).map_err(|err| err.to_string())?;
+            expect("machine", &merge.machine, &machine)?;
+            let ObjectKey::Merge { first, last, .. } = key else { return Ok(merge) };
+            expect("first epoch", &merge.first_epoch, &first)?;
+            expect("last epoch", &merge.last_epoch, &last).map(|()| merge)
+        };
+        self.read_each(&merges, parse, |loading, _, merge| {
+            loading.catalog.merges.insert((merge.last_epoch, merge.first_epoch), merge);
+        })
     }
 
-    fn runs(&mut self, dir: &Path, disk: &str) -> Result<(), StorageError> {
+    fn runs(&mut self, keys: &[ObjectKey]) -> Result<(), StorageError> {
         let machine = self.catalog.machine;
-        for (range, _) in storage::list(&dir.join(disk))? {
-            let key = ObjectKey::parse(&format!("target/{machine}/merged/{disk}/{range}/run"));
-            let Some(key @ ObjectKey::Target(TargetKey::Run { disk, first, last, .. })) = key else {
-                continue;
-            };
-            if !self.catalog.vault.path_of(&key).exists() {
-                continue;
-            }
-            let run = self.read(key, |bytes| {
-                let run = Run::parse(bytes).map_err(|err| err.to_string())?;
-                expect("machine", &run.machine, &machine)?;
+        let parse = |_: &Loading, key, bytes: &[u8]| {
+            let run = Run::parse(bytes).map_err(|err| err.to_string())?;
+            expect("machine", &run.machine, &machine)?;
+            if let ObjectKey::Target(TargetKey::Run { disk, first, last, .. }) = key {
                 expect("disk", &run.disk, &disk)?;
                 expect("first epoch", &run.first_epoch, &first)?;
                 expect("last epoch", &run.last_epoch, &last)?;
-                Ok(StoredRun { run, digest: Digest::of(bytes) })
-            });
-            if let Some(run) = run {
-                self.catalog.runs.insert((disk, last, first), run);
             }
-        }
-        Ok(())
+            Ok(StoredRun { run, digest: Digest::of(bytes) })
+        };
+        self.read_each(keys, parse, |loading, _, stored| {
+            let of = (stored.run.disk, stored.run.last_epoch, stored.run.first_epoch);
+            loading.catalog.runs.insert(of, stored);
+        })
     }
 
     /// A manifest that the next one does not name has been put in the place of another.
@@ -271,6 +291,11 @@ impl Loading {
             self.missing(key, "missing, and its epoch was not merged");
         }
     }
+}
+
+/// Whether an object that could not be read for this reason may be well all the same.
+fn may_be_well(kind: StorageErrorKind) -> bool {
+    matches!(kind, StorageErrorKind::Unavailable | StorageErrorKind::Refused)
 }
 
 fn manifest(

@@ -32,11 +32,10 @@ pub use head::{Head, HeadDisk};
 pub use point::{Point, PointId};
 
 use crate::{
-    Vault,
     content::{ContentError, Layer, SegmentSource},
     keys::ObjectKey,
     records::{MachineRecord, Merge},
-    storage::{Lock, LockError, StorageError},
+    storage::{Lock, LockError, StorageError, Stores},
 };
 
 /// Something that is wrong with an object.
@@ -69,7 +68,7 @@ pub(crate) struct StoredRun {
 /// All manifests and runs of a machine, as they were when it was loaded. It does not hold any content.
 #[derive(Debug)]
 pub struct Catalog {
-    pub(crate) vault: Vault,
+    pub(crate) stores: Stores,
     pub(crate) machine: MachineId,
     pub(crate) record: Option<MachineRecord>,
     pub(crate) manifests: BTreeMap<Epoch, Stored>,
@@ -88,18 +87,18 @@ impl Catalog {
     /// Reads the catalog of `machine`. What is damaged is left out, and told by [`Catalog::damage`].
     ///
     /// # Errors
-    /// When a directory cannot be read at all.
-    pub fn load(vault: &Vault, machine: MachineId) -> Result<Catalog, StorageError> {
-        load::load(vault, machine)
+    /// When target storage cannot be listed or reached.
+    pub fn load(stores: &Stores, machine: MachineId) -> Result<Catalog, StorageError> {
+        load::load(stores, machine)
     }
 
     /// As [`Catalog::load`], and keeps everything of the machine from being removed until the catalog is dropped.
     ///
     /// # Errors
-    /// When a directory cannot be read at all, or another process removes objects and does not come to an end.
-    pub fn load_locked(vault: &Vault, machine: MachineId) -> Result<Catalog, LockError> {
-        let lock = vault.lock_shared(machine)?;
-        Ok(Catalog { lock: Some(lock), ..load::load(vault, machine)? })
+    /// When target storage cannot be listed or reached, or another process removes objects and does not come to an end.
+    pub fn load_locked(stores: &Stores, machine: MachineId) -> Result<Catalog, LockError> {
+        let lock = stores.nothing_goes(machine)?;
+        Ok(Catalog { lock: Some(lock), ..load::load(stores, machine)? })
     }
 
     /// Whose catalog it is.

@@ -2,12 +2,19 @@
 //!
 //! Deliberately not here: anything that a program would want to call.
 
+mod event;
 pub(crate) mod exit;
+mod machine;
 mod open;
+mod point;
 mod points;
+mod policy;
 mod prune;
 mod restore;
+mod serve;
+mod service;
 mod table;
+mod token;
 mod verify;
 
 use std::path::PathBuf;
@@ -33,6 +40,18 @@ enum Command {
     Verify(verify::Arguments),
     /// Thin out recovery points, and give back the space of what lay between them
     Prune(prune::Arguments),
+    /// Run the recovery service
+    Serve(serve::Arguments),
+    /// Tokens that machines enrol with
+    Token(token::Arguments),
+    /// The machines of a running service
+    Machine(machine::Arguments),
+    /// What a running service wants of its machines
+    Policy(policy::Arguments),
+    /// Points that are not to be pruned
+    Point(point::Arguments),
+    /// What happened
+    Event(event::Arguments),
 }
 
 /// What every command works on.
@@ -56,6 +75,12 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Token(arguments) => token::run(&arguments),
+        Command::Machine(arguments) => machine::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
+        Command::Point(arguments) => point::run(&arguments),
+        Command::Event(arguments) => event::run(&arguments),
     }
 }
 

@@ -16,7 +16,7 @@ mod window;
 
 pub(crate) use assemble::Assembler;
 pub(crate) use mask::Mask;
-pub(crate) use pool::{FilePool, PooledFile};
+pub(crate) use pool::{ObjectPool, PooledObject};
 pub(crate) use segment::{OpenSegment, SegmentSource, check_is, check_names};
 pub(crate) use sweep::{Layer, Piece, Sweep, WindowPlan};
 pub use window::{WindowContent, WindowReader, Windows, block_digests};

@@ -2,7 +2,7 @@
 //!
 //! Deliberately not here: the bytes of a segment (`mobility_format::segment`).
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use mobility_format::{
     BlockIndex, DiskId, Epoch, Generation, MachineId,
@@ -11,8 +11,8 @@ use mobility_format::{
     segment::{RangeRead, SegmentError, SegmentReader},
 };
 
-use super::{ContentError, FilePool, PooledFile};
-use crate::{Vault, keys::ObjectKey, storage::StorageError};
+use super::{ContentError, ObjectPool, PooledObject};
+use crate::{keys::ObjectKey, storage::StorageError};
 
 /// Where a segment belongs, and what is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,32 +39,31 @@ impl SegmentSource {
     }
 
     /// Opens the segment in target storage and checks that it is this one.
-    pub(crate) fn open(&self, vault: &Vault, pool: &Arc<FilePool>) -> Result<OpenSegment, ContentError> {
+    pub(crate) fn open(&self, pool: &Arc<ObjectPool>) -> Result<OpenSegment, ContentError> {
         let key = self.key();
-        let path = vault.path_of(&key);
-        let failed = |source| as_content_error(key, &path, source);
-        let reader = SegmentReader::open(pool.file(path.clone())).map_err(failed)?;
+        let failed =
+            |source| as_content_error(key, || pool.stores().target().place(&key.to_string()), source);
+        let reader = SegmentReader::open(pool.object(key.to_string())).map_err(failed)?;
         check_is(&reader, self).map_err(failed)?;
-        Ok(OpenSegment { reader, key, path })
+        Ok(OpenSegment { reader, key })
     }
 }
 
 /// A segment in target storage that is the one it should be.
 #[derive(Debug)]
 pub(crate) struct OpenSegment {
-    pub(crate) reader: SegmentReader<PooledFile>,
+    pub(crate) reader: SegmentReader<PooledObject>,
     pub(crate) key: ObjectKey,
-    path: std::path::PathBuf,
 }
 
 impl OpenSegment {
     /// Says which segment it was that failed.
     pub(crate) fn failed(&self, source: SegmentError) -> ContentError {
-        as_content_error(self.key, &self.path, source)
+        as_content_error(self.key, || self.reader.source().place(), source)
     }
 }
 
-fn as_content_error(key: ObjectKey, path: &std::path::Path, source: SegmentError) -> ContentError {
+fn as_content_error(key: ObjectKey, place: impl Fn() -> PathBuf, source: SegmentError) -> ContentError {
     match source {
         SegmentError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             ContentError::Missing { key }
@@ -72,7 +71,7 @@ fn as_content_error(key: ObjectKey, path: &std::path::Path, source: SegmentError
         SegmentError::Read { source, offset, length } if source.kind() != io::ErrorKind::UnexpectedEof => {
             let source =
                 io::Error::new(source.kind(), format!("{length} bytes at offset {offset}: {source}"));
-            StorageError::new("read", path, source).into()
+            StorageError::new("read", &place(), source).into()
         }
         source => ContentError::Damaged { key, source: Box::new(source) },
     }

@@ -11,8 +11,8 @@ use mobility_format::{
     segment::{IndexEntry, Kind},
 };
 
-use super::{ContentError, FilePool, Mask, OpenSegment, SegmentSource};
-use crate::Vault;
+use super::{ContentError, Mask, ObjectPool, OpenSegment, SegmentSource};
+use crate::storage::{Reading, Stores};
 
 /// Index entries buffered over all open segments: 8 MiB.
 const BUFFERED_ENTRIES: usize = 128 * 1024;
@@ -108,11 +108,11 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn open(rank: usize, layer: &Layer, vault: &Vault, pool: &Arc<FilePool>) -> Result<Cursor, ContentError> {
+    fn open(rank: usize, layer: &Layer, pool: &Arc<ObjectPool>) -> Result<Cursor, ContentError> {
         let (mut segment, mut buffer, mut refill_from) = (None, VecDeque::new(), None);
         match layer {
             Layer::Segment(source) => {
-                segment = Some(Arc::new(source.open(vault, pool)?));
+                segment = Some(Arc::new(source.open(pool)?));
                 refill_from = Some(BlockIndex(0));
             }
             Layer::Cleared(range) => buffer.extend(IndexEntry::zeros(*range)),
@@ -141,8 +141,7 @@ impl Cursor {
 
 /// The windows of a disk about which anything is said, in order.
 pub(crate) struct Sweep {
-    vault: Vault,
-    pool: Arc<FilePool>,
+    pool: Arc<ObjectPool>,
     /// With their ranks, sorted by first block.
     layers: std::iter::Peekable<std::vec::IntoIter<(usize, Layer)>>,
     /// Newest first.
@@ -153,12 +152,11 @@ pub(crate) struct Sweep {
 
 impl Sweep {
     /// Goes through the first `end` blocks of the disk that `layers`, oldest first, make up.
-    pub(crate) fn new(vault: &Vault, layers: Vec<Layer>, end: u64) -> Sweep {
+    pub(crate) fn new(stores: &Stores, layers: Vec<Layer>, end: u64) -> Sweep {
         let mut layers: Vec<_> = layers.into_iter().enumerate().collect();
         layers.sort_by_key(|(_, layer)| layer.first_block());
         Sweep {
-            vault: vault.clone(),
-            pool: Arc::default(),
+            pool: ObjectPool::new(stores, Reading::Ranges),
             layers: layers.into_iter().peekable(),
             active: Vec::new(),
             at: BlockIndex(0),
@@ -168,7 +166,7 @@ impl Sweep {
 
     fn open_up_to(&mut self, block: BlockIndex) -> Result<(), ContentError> {
         while let Some((rank, layer)) = self.layers.next_if(|(_, layer)| layer.first_block() < block) {
-            let cursor = Cursor::open(rank, &layer, &self.vault, &self.pool)?;
+            let cursor = Cursor::open(rank, &layer, &self.pool)?;
             let position = self.active.partition_point(|other| other.rank > rank);
             self.active.insert(position, cursor);
         }

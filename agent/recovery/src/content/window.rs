@@ -14,8 +14,11 @@ use mobility_format::{
     BLOCK_SIZE, BlockDigest, BlockIndex, BlockRange, ByteCount, DiskId, Epoch, WINDOW_BLOCKS, WINDOW_SIZE,
 };
 
-use super::{Assembler, ContentError, FilePool, Layer, OpenSegment, Sweep, WindowPlan};
-use crate::{Catalog, Vault, storage::StorageError};
+use super::{Assembler, ContentError, Layer, ObjectPool, OpenSegment, Sweep, WindowPlan};
+use crate::{
+    Catalog,
+    storage::{Reading, StorageError, Stores},
+};
 
 const OPEN_SEGMENTS: usize = 64;
 
@@ -42,11 +45,10 @@ pub fn block_digests(window: &WindowContent) -> [BlockDigest; WINDOW_BLOCKS as u
 
 /// Reads windows of one disk as of one epoch.
 pub struct WindowReader {
-    vault: Vault,
     epoch: Epoch,
     size: ByteCount,
     layers: Vec<Layer>,
-    pool: Arc<FilePool>,
+    pool: Arc<ObjectPool>,
     open: BTreeMap<usize, Arc<OpenSegment>>,
     opened: VecDeque<usize>,
     assembler: Assembler,
@@ -78,14 +80,13 @@ impl WindowReader {
             catalog.manifest(epoch).and_then(|signed| signed.manifest.disk(disk)).map(|state| state.size);
         let reason = "the disk is not part of it".to_owned();
         Ok(WindowReader {
-            vault: catalog.vault.clone(),
             epoch,
             size: size.ok_or(ContentError::Unusable { disk, epoch, reason })?,
             layers,
-            pool: Arc::default(),
+            pool: ObjectPool::new(&catalog.stores, Reading::Ranges),
             open: BTreeMap::new(),
             opened: VecDeque::new(),
-            assembler: assembler(&catalog.vault)?,
+            assembler: assembler(&catalog.stores)?,
         })
     }
 
@@ -131,7 +132,7 @@ impl WindowReader {
         let segment = match self.open.get(&rank) {
             Some(segment) => segment.clone(),
             None => {
-                let segment = Arc::new(source.open(&self.vault, &self.pool)?);
+                let segment = Arc::new(source.open(&self.pool)?);
                 self.remember(rank, segment.clone());
                 segment
             }
@@ -162,16 +163,17 @@ impl WindowReader {
     /// # Errors
     /// When the working memory for it cannot be had.
     pub fn windows(&self) -> Result<Windows, ContentError> {
-        let mut sweep = Sweep::new(&self.vault, self.layers.clone(), self.size.blocks());
+        let mut sweep = Sweep::new(self.pool.stores(), self.layers.clone(), self.size.blocks());
         let planned = sweep.next().transpose()?;
-        let assembler = assembler(&self.vault)?;
+        let assembler = assembler(self.pool.stores())?;
         Ok(Windows { sweep, planned, assembler, at: BlockIndex(0), end: self.size.blocks(), failed: false })
     }
 }
 
-fn assembler(vault: &Vault) -> Result<Assembler, ContentError> {
-    Assembler::new()
-        .map_err(|err| StorageError::new("get working memory to decompress", vault.root(), err).into())
+fn assembler(stores: &Stores) -> Result<Assembler, ContentError> {
+    Assembler::new().map_err(|err| {
+        StorageError::new("get working memory to decompress", &stores.target().place(""), err).into()
+    })
 }
 
 fn fill(assembler: &mut Assembler, plan: &WindowPlan) -> Result<WindowContent, ContentError> {

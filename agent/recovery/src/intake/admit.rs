@@ -1,28 +1,32 @@
 //! One epoch's way from cache into target storage.
 //!
-//! Deliberately not here: what holds between epochs (`Intake`).
+//! Where both are directories of one machine the segments are checked where they are and then moved. Else they are copied,
+//! and what is checked is the copy that is going to be put. Deliberately not here: what holds between epochs (`Intake`),
+//! and what is removed afterwards (`clean`).
 
-use std::{fs::File, io, path::Path};
+use std::io::{self, Write};
 
 use jiff::Timestamp;
 use mobility_format::{
     Digest, Epoch, Generation,
-    key::{CacheKey, TargetKey, cache_epoch_prefix},
+    key::{CacheKey, TargetKey},
     manifest::{DiskState, SignedManifest},
     segment::SegmentError,
 };
 
-use super::{
-    Intake, IntakeError,
-    check::{check_content, open},
-};
+use super::{Intake, IntakeError, check::Checked};
 use crate::{
-    Head, HeadDisk,
+    Head,
     content::SegmentSource,
     keys::ObjectKey,
     records::{Received, Record},
-    storage::{self, Entry, StorageError},
+    storage::{Objects, Reading, SMALL, StorageError},
 };
+
+/// The longest segment that is copied. An agent makes them a tenth as long.
+const LONGEST_SEGMENT: u64 = 64 << 20;
+/// How much is copied at once.
+const COPIED_AT_ONCE: usize = 1 << 20;
 
 pub(super) struct Admission<'a> {
     pub(super) intake: &'a Intake,
@@ -31,9 +35,10 @@ pub(super) struct Admission<'a> {
 }
 
 /// A segment, where it is and where it goes.
-struct Move {
-    key: CacheKey,
-    target: TargetKey,
+pub(super) struct Move {
+    pub(super) key: CacheKey,
+    pub(super) from: String,
+    pub(super) to: String,
     source: SegmentSource,
     previous: Digest,
 }
@@ -41,22 +46,36 @@ struct Move {
 impl Admission<'_> {
     pub(super) fn run(&self, received: Timestamp) -> Result<Head, IntakeError> {
         let key = self.manifest_key();
-        let path = self.intake.vault.path_of(&key);
-        let bytes = match storage::read_small(&path) {
+        let bytes = match self.cache().read(&key.to_string(), SMALL) {
             Err(err) if err.is_not_found() => return self.already_there(None),
             other => other?,
         };
         let signed =
             SignedManifest::parse(&bytes).map_err(|source| IntakeError::DamagedManifest { key, source })?;
         if self.intake.head.as_ref().is_some_and(|head| head.epoch >= self.epoch) {
-            return self.already_there(Some(signed.digest));
+            return self.already_there(Some(&signed));
         }
         self.check_origin(&signed)?;
-        let moves = self.check_segments(&signed)?;
-        self.move_segments(&moves)?;
+        let moves = self.moves(&signed)?;
+        let same_machine = self.cache().as_directory().is_some() && self.target().as_directory().is_some();
+        if same_machine {
+            self.move_segments(&moves)?
+        } else {
+            self.copy_segments(moves.iter())?
+        }
+        let superfluous = self.check_arrived(&moves)?;
         self.put_manifest(&signed, &bytes, received)?;
-        self.clean_up(&moves)?;
-        Ok(self.new_head(&signed))
+        self.target().remove(&superfluous)?;
+        self.clean_cache(&signed)?;
+        Ok(Head::after(self.intake.head.as_ref(), &signed))
+    }
+
+    pub(super) fn cache(&self) -> &dyn Objects {
+        self.intake.stores.cache()
+    }
+
+    pub(super) fn target(&self) -> &dyn Objects {
+        self.intake.stores.target()
     }
 
     fn manifest_key(&self) -> CacheKey {
@@ -68,13 +87,18 @@ impl Admission<'_> {
     }
 
     /// The epoch was taken in before. Content where it is this very manifest; what is left in cache storage goes.
-    fn already_there(&self, digest: Option<Digest>) -> Result<Head, IntakeError> {
+    fn already_there(&self, signed: Option<&SignedManifest>) -> Result<Head, IntakeError> {
         match &self.intake.head {
             Some(head) if head.epoch == self.epoch && head.generation == self.generation => {
-                if digest.is_some_and(|digest| digest != head.digest) {
-                    return Err(self.stale("another manifest has been taken in for this epoch".to_owned()));
+                match signed {
+                    Some(signed) if signed.digest != head.digest => {
+                        let reason = "another manifest has been taken in for this epoch";
+                        return Err(self.stale(reason.to_owned()));
+                    }
+                    Some(signed) => self.clean_cache(signed)?,
+                    // The manifest is the last that goes.
+                    None => self.clean_folders()?,
                 }
-                self.clean_cache()?;
                 Ok(head.clone())
             }
             Some(head) if head.epoch >= self.epoch => {
@@ -98,7 +122,7 @@ impl Admission<'_> {
         if manifest.generation != self.generation || manifest.epoch != self.epoch {
             return Err(forged("its generation and epoch are not those of its key"));
         }
-        let newest = self.intake.record()?.generation;
+        let newest = self.intake.generation()?;
         if manifest.generation != newest {
             return Err(self.stale(format!("the newest generation is {newest}")));
         }
@@ -117,7 +141,7 @@ impl Admission<'_> {
         Ok(())
     }
 
-    fn check_segments(&self, signed: &SignedManifest) -> Result<Vec<Move>, IntakeError> {
+    fn moves(&self, signed: &SignedManifest) -> Result<Vec<Move>, IntakeError> {
         let mut moves = Vec::new();
         for disk in &signed.manifest.disks {
             if disk.segments.windows(2).any(|pair| pair[0].part >= pair[1].part) {
@@ -125,9 +149,6 @@ impl Admission<'_> {
                 return Err(IntakeError::Forged { key: self.manifest_key(), reason });
             }
             self.moves_of(disk, &mut moves);
-        }
-        for step in &moves {
-            self.check_segment(step)?;
         }
         Ok(moves)
     }
@@ -139,9 +160,14 @@ impl Admission<'_> {
         let mut previous = known.map_or(Digest::NONE, |known| known.last_segment);
         for named in &disk.segments {
             let (session, part, disk) = (named.session, named.part, disk.id);
+            let key = match named.slot {
+                Some(slot) => CacheKey::Slot { machine, generation, slot },
+                None => CacheKey::Segment { machine, generation, epoch, disk, session, part },
+            };
             moves.push(Move {
-                key: CacheKey::Segment { machine, generation, epoch, disk, session, part },
-                target: TargetKey::Segment { machine, epoch, disk, session, part },
+                key,
+                from: key.to_string(),
+                to: TargetKey::Segment { machine, epoch, disk, session, part }.to_string(),
                 source: SegmentSource {
                     machine,
                     disk,
@@ -156,18 +182,26 @@ impl Admission<'_> {
         }
     }
 
-    /// Checks a segment where it is: in cache storage, or in target storage where an earlier try has moved it.
-    fn check_segment(&self, step: &Move) -> Result<(), IntakeError> {
-        let vault = &self.intake.vault;
-        let cached = vault.path_of(&step.key);
-        let in_cache = cached.exists();
-        let path = if in_cache { cached } else { vault.path_of(&step.target) };
-        let verified =
-            in_cache && self.intake.verified.contains(&(step.key.to_string(), step.source.named.digest));
-        let previous = match verified {
-            true => open(step.key, &path)?.header().previous,
-            false => check_content(step.key, &step.source, &path)?,
-        };
+    /// Checks all of them, in cache storage or in target storage where an earlier try has moved them, then moves them.
+    fn move_segments(&self, moves: &[Move]) -> Result<(), IntakeError> {
+        for step in moves {
+            let in_cache = self.cache().size(&step.from)?.is_some();
+            let (storage, place) =
+                if in_cache { (self.cache(), &step.from) } else { (self.target(), &step.to) };
+            let segment = Checked { key: step.key, storage, place };
+            let known = (step.from.clone(), step.source.named.digest);
+            let previous = match in_cache && self.intake.verified.contains(&known) {
+                true => segment.previous()?,
+                false => segment.content(&step.source)?,
+            };
+            self.check_follows(step, previous)?;
+        }
+        let paths: Vec<_> = moves.iter().map(|step| (step.from.clone(), step.to.clone())).collect();
+        let to_copy = self.target().adopt(self.cache(), &paths)?;
+        self.copy_segments(to_copy.into_iter().map(|position| &moves[position]))
+    }
+
+    fn check_follows(&self, step: &Move, previous: Digest) -> Result<(), IntakeError> {
         if previous == step.previous {
             return Ok(());
         }
@@ -176,33 +210,61 @@ impl Admission<'_> {
         Err(IntakeError::Damaged { key: step.key, source })
     }
 
-    fn move_segments(&self, moves: &[Move]) -> Result<(), IntakeError> {
-        let Some(first) = moves.first() else { return Ok(()) };
-        let (vault, files) = (&self.intake.vault, &self.intake.vault.files);
-        let first_path = vault.path_of(&first.target);
-        let dir = first_path.parent().unwrap_or(vault.root());
-        files.create_dirs(dir)?;
+    fn copy_segments<'a>(&self, moves: impl Iterator<Item = &'a Move>) -> Result<(), IntakeError> {
+        let mut buffer = vec![0; COPIED_AT_ONCE];
         for step in moves {
-            let (from, to) = (vault.path_of(&step.key), vault.path_of(&step.target));
-            match files.rename(&from, &to) {
-                Err(err) if err.is_not_found() && to.exists() => {}
-                Err(err) if err.source.kind() == io::ErrorKind::CrossesDevices => {
-                    self.copy(step, &from, &to)?
-                }
-                other => other?,
-            }
+            self.copy(step, &mut buffer)?;
         }
-        Ok(files.sync_dir(dir)?)
+        Ok(())
     }
 
-    /// Where cache and target are on different file systems. What was written is read again before it counts.
-    fn copy(&self, step: &Move, from: &Path, to: &Path) -> Result<(), IntakeError> {
-        let dir = to.parent().unwrap_or(Path::new("."));
-        let mut temporary = self.intake.vault.files.temporary(dir)?;
-        let copied = File::open(from).and_then(|mut from| io::copy(&mut from, &mut temporary.file));
-        copied.map_err(|err| StorageError::new("copy", from, err))?;
-        check_content(step.key, &step.source, &temporary.path)?;
-        Ok(temporary.publish(to, true)?)
+    /// Copies a segment. What counts is what was written: that is what is checked.
+    fn copy(&self, step: &Move, buffer: &mut [u8]) -> Result<(), IntakeError> {
+        let segment = Checked { key: step.key, storage: self.cache(), place: &step.from };
+        let source = segment.open(Reading::Whole)?;
+        let failed = |source| {
+            segment.error(SegmentError::Read { offset: 0, length: step.source.named.length.0, source })
+        };
+        let length = source.length().map_err(failed)?;
+        let expected = step.source.named.length.0;
+        if length != expected || length > LONGEST_SEGMENT {
+            let expected = expected.min(LONGEST_SEGMENT);
+            let (found, expected) = (length.to_string(), expected.to_string());
+            return Err(segment.error(SegmentError::Misplaced { what: "length", found, expected }));
+        }
+        let folder = step.to.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let mut draft = self.target().draft(folder)?;
+        let mut at = 0;
+        while at < length {
+            let piece = &mut buffer[..COPIED_AT_ONCE.min((length - at) as usize)];
+            source.read_at(at, piece).map_err(failed)?;
+            let written = draft.write_all(piece);
+            written.map_err(|err| StorageError::new("write", &self.target().place(&step.to), err))?;
+            at += piece.len() as u64;
+        }
+        let previous = segment.content_of(&*draft, &step.source)?;
+        self.check_follows(step, previous)?;
+        Ok(draft.publish(&step.to)?)
+    }
+
+    /// That a storage says it has put something is one thing. All segments have to be seen there before the manifest says
+    /// that they are. Returns what else is there: what an earlier try of the epoch left.
+    fn check_arrived(&self, moves: &[Move]) -> Result<Vec<String>, IntakeError> {
+        let mut expected: std::collections::HashMap<&str, u64> =
+            moves.iter().map(|step| (step.to.as_str(), step.source.named.length.0)).collect();
+        let mut superfluous = Vec::new();
+        let folder = format!("target/{}/segments/{:020}", self.intake.machine, self.epoch.0);
+        self.target().list(&folder, &mut |listed| match expected.get(listed.key.as_str()) {
+            Some(length) if *length == listed.size => {
+                expected.remove(listed.key.as_str());
+            }
+            Some(_) => {}
+            None => superfluous.push(listed.key),
+        })?;
+        match expected.into_keys().next() {
+            None => Ok(superfluous),
+            Some(lost) => Err(not_there(self.target(), lost).into()),
+        }
     }
 
     fn put_manifest(
@@ -211,83 +273,37 @@ impl Admission<'_> {
         bytes: &[u8],
         received: Timestamp,
     ) -> Result<(), IntakeError> {
-        let (vault, machine, epoch) = (&self.intake.vault, self.intake.machine, self.epoch);
+        let (target, machine, epoch) = (self.target(), self.intake.machine, self.epoch);
         let record = Received { machine, epoch, manifest: signed.digest, received };
-        let path = vault.path_of(&ObjectKey::Received { machine, epoch });
-        let sealed = record.seal().map_err(|err| StorageError::new("write", &path, io::Error::other(err)))?;
-        vault.files.replace(&path, &sealed)?;
-        let path = vault.path_of(&TargetKey::Manifest { machine, epoch });
-        match vault.files.put_new(&path, bytes) {
+        let key = ObjectKey::Received { machine, epoch }.to_string();
+        let sealed = record.seal();
+        let sealed =
+            sealed.map_err(|err| StorageError::new("write", &target.place(&key), io::Error::other(err)))?;
+        target.replace(&key, &sealed)?;
+        self.check_shown(&key, &sealed)?;
+        let key = TargetKey::Manifest { machine, epoch }.to_string();
+        match target.put_new(&key, bytes) {
             // Put by a try of which we were never told that it had succeeded.
-            Err(err) if err.is_already_there() && storage::read_small(&path)? == bytes => Ok(()),
-            other => Ok(other?),
+            Err(err) if err.is_already_there() && target.read(&key, SMALL)? == bytes => Ok(()),
+            Err(err) => Err(err.into()),
+            // From here on cache storage is emptied.
+            Ok(()) => self.check_shown(&key, bytes),
         }
     }
 
-    /// Removes what became superfluous: segments that an earlier try of the epoch left in target storage, and what is
-    /// left in cache storage.
-    fn clean_up(&self, moves: &[Move]) -> Result<(), IntakeError> {
-        let vault = &self.intake.vault;
-        let dir = vault.target_dir(self.intake.machine).join(format!("segments/{:020}", self.epoch.0));
-        let named: Vec<_> = moves.iter().map(|step| vault.path_of(&step.target)).collect();
-        for (name, _) in storage::list(&dir)? {
-            let path = dir.join(name);
-            if !named.contains(&path) {
-                vault.files.remove(&path)?;
-            }
-        }
-        self.clean_cache()
+    /// A store has to show what it says that it has put. A directory has synced it.
+    fn check_shown(&self, key: &str, bytes: &[u8]) -> Result<(), IntakeError> {
+        let target = self.target();
+        let shown = target.as_directory().is_some()
+            || match target.read(key, SMALL) {
+                Err(err) if err.is_not_found() => false,
+                other => other? == bytes,
+            };
+        if shown { Ok(()) } else { Err(not_there(target, key).into()) }
     }
+}
 
-    /// Nothing of an older generation, and nothing up to this epoch, will ever be taken in again.
-    fn clean_cache(&self) -> Result<(), IntakeError> {
-        let vault = &self.intake.vault;
-        let cache = vault.cache_dir(self.intake.machine);
-        for (name, kind) in storage::list(&cache)? {
-            let dir = cache.join(&name);
-            match name.parse().map(Generation) {
-                Ok(generation) if generation < self.generation && kind == Entry::Directory => {
-                    vault.files.remove_tree(&dir)?;
-                }
-                Ok(generation) if generation == self.generation => self.clean_generation(&dir)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn clean_generation(&self, dir: &Path) -> Result<(), IntakeError> {
-        for (name, kind) in storage::list(dir)? {
-            let old = name.parse().is_ok_and(|epoch| Epoch(epoch) <= self.epoch);
-            if old && kind == Entry::Directory {
-                self.intake.vault.files.remove_tree(&dir.join(&name))?;
-            }
-        }
-        debug_assert!(!self.intake.vault.path_of(&self.epoch_prefix()).exists());
-        Ok(())
-    }
-
-    fn epoch_prefix(&self) -> String {
-        cache_epoch_prefix(self.intake.machine, self.generation, self.epoch)
-    }
-
-    fn new_head(&self, signed: &SignedManifest) -> Head {
-        let manifest = &signed.manifest;
-        let mut disks = self.intake.head.as_ref().map_or(Vec::new(), |head| head.disks.clone());
-        disks.iter_mut().for_each(|disk| disk.present = false);
-        for state in &manifest.disks {
-            let position = disks.binary_search_by_key(&state.id, |disk| disk.id);
-            let at = position.unwrap_or_else(|at| {
-                let (id, name, size) = (state.id, state.name.clone(), state.size);
-                disks.insert(at, HeadDisk { id, name, size, last_segment: Digest::NONE, present: true });
-                at
-            });
-            let disk = &mut disks[at];
-            (disk.name, disk.size, disk.present) = (state.name.clone(), state.size, true);
-            if let Some(last) = state.segments.last() {
-                disk.last_segment = last.digest;
-            }
-        }
-        Head { generation: manifest.generation, epoch: manifest.epoch, digest: signed.digest, disks }
-    }
+fn not_there(target: &dyn Objects, key: &str) -> StorageError {
+    let problem = "the storage says that it was put, and does not show it";
+    StorageError::new("find", &target.place(key), io::Error::new(io::ErrorKind::NotConnected, problem))
 }

@@ -9,32 +9,34 @@
 
 mod admit;
 mod check;
+mod clean;
 mod error;
+mod waiting;
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 use mobility_format::{Digest, Epoch, Generation, MachineId, PublicKey, key::CacheKey, manifest::SegmentRef};
 
 pub use error::{IntakeError, IntakeErrorKind};
+pub use waiting::Doubted;
 
 use crate::{
-    Catalog, Head, Vault,
+    Catalog, Head,
     keys::ObjectKey,
     records::{MachineRecord, Record},
-    storage::{self, Lock, StorageError},
+    storage::{SMALL, StorageError, Stores},
 };
-
-/// Intakes of one machine exclude each other; each takes as long as moving one epoch's segments.
-const INTAKE_WAIT: Duration = Duration::from_secs(60);
 
 /// Takes in what one machine commits.
 #[derive(Debug)]
 pub struct Intake {
-    vault: Vault,
+    stores: Stores,
     machine: MachineId,
     key: PublicKey,
     head: Option<Head>,
+    /// The newest generation, where the caller knows it; else the machine's record says it.
+    told: Option<Generation>,
     /// Segments whose content was checked, so that it is not read twice.
     verified: HashSet<(String, Digest)>,
 }
@@ -44,14 +46,37 @@ impl Intake {
     ///
     /// # Errors
     /// [`IntakeError::OtherKey`]; [`IntakeError::Target`] where the machine's record or its newest manifest is damaged.
-    pub fn open(vault: &Vault, machine: MachineId, key: PublicKey) -> Result<Intake, IntakeError> {
-        vault.files.create_dirs(&vault.target_dir(machine))?;
-        let mut intake = Intake { vault: vault.clone(), machine, key, head: None, verified: HashSet::new() };
-        let _lock = intake.lock()?;
+    pub fn open(stores: &Stores, machine: MachineId, key: PublicKey) -> Result<Intake, IntakeError> {
+        let mut intake = Intake::unopened(stores, machine, key);
+        let _lock = stores.intakes_in_order(machine)?;
         intake.clear_unfinished()?;
         intake.enrol()?;
         intake.head = intake.load_head()?;
         Ok(intake)
+    }
+
+    /// Opens the intake of a machine whose key and generation the caller keeps: what is in target storage is brought to
+    /// the same state, and nothing of an older generation is taken in any more.
+    ///
+    /// # Errors
+    /// As [`Intake::open`].
+    pub fn enrolled(stores: &Stores, known: &MachineRecord) -> Result<Intake, IntakeError> {
+        let mut intake = Intake::open(stores, known.machine, known.key)?;
+        intake.set_generation(known.generation)?;
+        intake.told = Some(known.generation);
+        Ok(intake)
+    }
+
+    /// Goes on with a machine of which the caller also keeps the head, without reading anything. Only where
+    /// [`Intake::enrolled`] was called for this generation before, and `head` is what the last intake of the machine left,
+    /// in whichever process: anything else is refused epoch by epoch, as stale.
+    #[must_use]
+    pub fn resume(stores: &Stores, known: &MachineRecord, head: Option<Head>) -> Intake {
+        Intake { head, told: Some(known.generation), ..Intake::unopened(stores, known.machine, known.key) }
+    }
+
+    fn unopened(stores: &Stores, machine: MachineId, key: PublicKey) -> Intake {
+        Intake { stores: stores.clone(), machine, key, head: None, told: None, verified: HashSet::new() }
     }
 
     /// The newest manifest that was taken in, point or checkpoint.
@@ -65,7 +90,7 @@ impl Intake {
     /// # Errors
     /// When the machine's record cannot be read.
     pub fn generation(&self) -> Result<Generation, IntakeError> {
-        Ok(self.record()?.generation)
+        self.told.map_or_else(|| Ok(self.record()?.generation), Ok)
     }
 
     /// Starts a new generation, durably: from now on nothing of an older one is taken in.
@@ -73,11 +98,27 @@ impl Intake {
     /// # Errors
     /// When the machine's record cannot be read or written.
     pub fn new_generation(&mut self) -> Result<Generation, IntakeError> {
-        let _lock = self.lock()?;
+        let _lock = self.stores.intakes_in_order(self.machine)?;
         let mut record = self.record()?;
         record.generation = Generation(record.generation.0 + 1);
-        self.vault.files.replace(&self.vault.path_of(&self.record_key()), &sealed(&record)?)?;
+        self.put_record(&record)?;
+        self.told = self.told.map(|_| record.generation);
         Ok(record.generation)
+    }
+
+    /// As [`Intake::new_generation`], with a number that the caller has chosen. One that is not newer changes nothing.
+    ///
+    /// # Errors
+    /// As [`Intake::new_generation`].
+    pub fn set_generation(&mut self, generation: Generation) -> Result<(), IntakeError> {
+        let _lock = self.stores.intakes_in_order(self.machine)?;
+        let mut record = self.record()?;
+        if generation > record.generation {
+            record.generation = generation;
+            self.put_record(&record)?;
+            self.told = self.told.map(|_| generation);
+        }
+        Ok(())
     }
 
     /// Checks a segment that is already in cache storage, so that [`Intake::admit`] need not: its header against its
@@ -87,7 +128,7 @@ impl Intake {
     /// # Errors
     /// [`IntakeError::Missing`], [`IntakeError::Damaged`] and storage errors.
     pub fn verify_segment(&mut self, key: &CacheKey, named: &SegmentRef) -> Result<(), IntakeError> {
-        verify_segment(&self.vault, key, named)?;
+        verify_segment(&self.stores, key, named)?;
         self.verified.insert((key.to_string(), named.digest));
         Ok(())
     }
@@ -116,26 +157,19 @@ impl Intake {
         epoch: Epoch,
         received: Timestamp,
     ) -> Result<&Head, IntakeError> {
-        let _in_order = self.lock()?;
-        let _nothing_goes = self.vault.lock_shared(self.machine)?;
+        let _in_order = self.stores.intakes_in_order(self.machine)?;
+        let _nothing_goes = self.stores.nothing_goes(self.machine)?;
         let head = admit::Admission { intake: self, generation, epoch }.run(received)?;
         self.verified.clear();
         Ok(self.head.insert(head))
     }
 
-    fn lock(&self) -> Result<Lock, IntakeError> {
-        Ok(Lock::exclusive(&self.vault.target_dir(self.machine).join("intake.lock"), INTAKE_WAIT)?)
-    }
-
     /// What a crashed intake has left unfinished; nobody else writes there while we hold the lock.
     fn clear_unfinished(&self) -> Result<(), StorageError> {
-        let dir = self.vault.target_dir(self.machine);
-        for dir in [dir.join("points"), dir] {
-            for (name, _) in
-                storage::list(&dir)?.iter().filter(|(name, _)| name.starts_with(storage::TEMPORARY))
-            {
-                self.vault.files.remove(&dir.join(name))?;
-            }
+        let (target, machine) = (self.stores.target(), self.machine);
+        let Some(directory) = target.as_directory() else { return Ok(()) };
+        for folder in [format!("target/{machine}/points"), format!("target/{machine}")] {
+            target.remove(&directory.unfinished(&folder)?)?;
         }
         Ok(())
     }
@@ -145,26 +179,28 @@ impl Intake {
     }
 
     fn enrol(&self) -> Result<(), IntakeError> {
-        let path = self.vault.path_of(&self.record_key());
-        if !path.exists() {
-            let record = MachineRecord { machine: self.machine, key: self.key, generation: Generation(0) };
-            match self.vault.files.put_new(&path, &sealed(&record)?) {
-                Err(err) if !err.is_already_there() => return Err(err.into()),
-                _ => {}
+        let (target, key) = (self.stores.target(), self.record_key().to_string());
+        let record = match target.read(&key, SMALL) {
+            Err(err) if err.is_not_found() => {
+                let record =
+                    MachineRecord { machine: self.machine, key: self.key, generation: Generation(0) };
+                match target.put_new(&key, &sealed(&record)?) {
+                    Err(err) if !err.is_already_there() => return Err(err.into()),
+                    _ => self.record()?,
+                }
             }
-        }
-        if self.record()?.key == self.key {
-            Ok(())
-        } else {
-            Err(IntakeError::OtherKey { machine: self.machine })
-        }
+            bytes => self.parse_record(&bytes?)?,
+        };
+        if record.key == self.key { Ok(()) } else { Err(IntakeError::OtherKey { machine: self.machine }) }
     }
 
     fn record(&self) -> Result<MachineRecord, IntakeError> {
-        let key = self.record_key();
-        let damaged = |problem: String| IntakeError::Target { what: key.to_string(), problem };
-        let record = MachineRecord::parse(&storage::read_small(&self.vault.path_of(&key))?);
-        let record = record.map_err(|err| damaged(err.to_string()))?;
+        self.parse_record(&self.stores.target().read(&self.record_key().to_string(), SMALL)?)
+    }
+
+    fn parse_record(&self, bytes: &[u8]) -> Result<MachineRecord, IntakeError> {
+        let damaged = |problem| IntakeError::Target { what: self.record_key().to_string(), problem };
+        let record = MachineRecord::parse(bytes).map_err(|err| damaged(err.to_string()))?;
         if record.machine == self.machine {
             Ok(record)
         } else {
@@ -172,9 +208,13 @@ impl Intake {
         }
     }
 
+    fn put_record(&self, record: &MachineRecord) -> Result<(), StorageError> {
+        self.stores.target().replace(&self.record_key().to_string(), &sealed(record)?)
+    }
+
     /// The head as target storage has it. A damaged manifest behind it must not be overlooked: the chain would fork.
     fn load_head(&self) -> Result<Option<Head>, IntakeError> {
-        let catalog = Catalog::load(&self.vault, self.machine)?;
+        let catalog = Catalog::load(&self.stores, self.machine)?;
         let head = catalog.head();
         let newest = head.as_ref().map_or(Epoch(0), |head| head.epoch);
         let ahead = catalog.damage().iter().find(|damage| {
@@ -195,8 +235,9 @@ impl Intake {
 ///
 /// # Errors
 /// As [`Intake::verify_segment`].
-pub fn verify_segment(vault: &Vault, key: &CacheKey, named: &SegmentRef) -> Result<(), IntakeError> {
-    check::check_content(*key, &check::source_of(key, named)?, &vault.path_of(key)).map(|_| ())
+pub fn verify_segment(stores: &Stores, key: &CacheKey, named: &SegmentRef) -> Result<(), IntakeError> {
+    let segment = check::Checked { key: *key, storage: stores.cache(), place: &key.to_string() };
+    segment.content(&check::source_of(key, named)?).map(|_| ())
 }
 
 fn sealed(record: &MachineRecord) -> Result<Vec<u8>, StorageError> {

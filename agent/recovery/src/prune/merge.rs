@@ -16,11 +16,9 @@ use mobility_format::{
 use crate::{
     Catalog,
     content::{ContentError, Layer, Mask, Sweep, WindowPlan},
-    storage::{StorageError, Temporary},
+    storage::{Draft, StorageError},
 };
 
-/// How long a merged segment gets before the next is begun.
-const SEGMENT_BYTES: u64 = 64 << 20;
 /// How many extents it may hold: it bounds the index that is kept in memory.
 const SEGMENT_EXTENTS: u64 = 128 << 10;
 
@@ -61,7 +59,7 @@ pub(super) fn estimate(catalog: &Catalog, plan: &Plan) -> Result<ByteCount, Merg
         return Ok(ByteCount(0));
     }
     let mut bytes = 0;
-    for window in Sweep::new(&catalog.vault, plan.layers.clone(), plan.size.blocks()) {
+    for window in Sweep::new(&catalog.stores, plan.layers.clone(), plan.size.blocks()) {
         let share = |piece: &crate::content::Piece| {
             u64::from(piece.entry.length) * piece.owned.count() / u64::from(piece.entry.count)
         };
@@ -76,7 +74,7 @@ pub(super) fn merge(catalog: &Catalog, plan: &Plan) -> Result<(Digest, ByteCount
         return Ok((ready, ByteCount(0)));
     }
     let mut merger = Merger::new(catalog, plan)?;
-    for window in Sweep::new(&catalog.vault, plan.layers.clone(), plan.size.blocks()) {
+    for window in Sweep::new(&catalog.stores, plan.layers.clone(), plan.size.blocks()) {
         merger.window(&window?)?;
     }
     merger.finish()
@@ -89,14 +87,15 @@ struct Merger<'a> {
     encoder: ExtentEncoder,
     stored: Vec<u8>,
     plain: Vec<u8>,
+    /// How long a segment gets before the next is begun.
+    segment_bytes: u64,
     writing: Option<Writing>,
     zeros: BlockRange,
     segments: Vec<SegmentRef>,
 }
 
 struct Writing {
-    writer: SegmentWriter<BufWriter<std::fs::File>>,
-    temporary: Temporary,
+    writer: SegmentWriter<BufWriter<Box<dyn Draft>>>,
     extents: u64,
 }
 
@@ -110,6 +109,7 @@ impl<'a> Merger<'a> {
             encoder: ExtentEncoder::new().map_err(memory)?,
             stored: Vec::new(),
             plain: vec![0; WINDOW_SIZE],
+            segment_bytes: catalog.stores.target().draft_length(),
             writing: None,
             zeros: BlockRange::new(0, 0),
             segments: Vec::new(),
@@ -120,7 +120,7 @@ impl<'a> Merger<'a> {
         if self
             .writing
             .as_ref()
-            .is_some_and(|w| w.writer.length() >= SEGMENT_BYTES || w.extents >= SEGMENT_EXTENTS)
+            .is_some_and(|w| w.writer.length() >= self.segment_bytes || w.extents >= SEGMENT_EXTENTS)
         {
             self.flush_zeros()?;
             self.finish_segment()?;
@@ -178,8 +178,7 @@ impl<'a> Merger<'a> {
         let writing = self.writing()?;
         writing.extents += 1;
         let appended = writing.writer.append(extent);
-        let path = writing.temporary.path.clone();
-        appended.map_err(|err| StorageError::new("write", &path, err).into())
+        appended.map_err(|err| self.write_failed(err).into())
     }
 
     /// Zeros are put off as long as they go on.
@@ -201,8 +200,7 @@ impl<'a> Merger<'a> {
         let writing = self.writing()?;
         writing.extents += 1;
         let appended = writing.writer.append_zero(zeros);
-        let path = writing.temporary.path.clone();
-        appended.map_err(|err| StorageError::new("write", &path, err).into())
+        appended.map_err(|err| self.write_failed(err).into())
     }
 
     /// The segment being written, begun where there is none.
@@ -216,11 +214,7 @@ impl<'a> Merger<'a> {
     fn begin_segment(&self) -> Result<Writing, MergeError> {
         let Plan { disk, first, last, generation, .. } = *self.plan;
         let machine = self.catalog.machine;
-        let run = self.catalog.vault.path_of(&TargetKey::Run { machine, disk, first, last });
-        let dir = run.parent().unwrap_or(&run);
-        let files = &self.catalog.vault.files;
-        files.create_dirs(dir)?;
-        let temporary = files.temporary(dir)?;
+        let draft = self.catalog.stores.target().draft(&self.folder())?;
         let header = SegmentHeader {
             machine,
             disk,
@@ -231,23 +225,34 @@ impl<'a> Merger<'a> {
             part: self.segments.len() as u32,
             previous: self.segments.last().map_or(Digest::NONE, |segment| segment.digest),
         };
-        let file =
-            temporary.file.try_clone().map_err(|err| StorageError::new("open", &temporary.path, err))?;
-        let writer = SegmentWriter::new(BufWriter::with_capacity(1 << 20, file), header);
-        let writer = writer.map_err(|err| StorageError::new("write", &temporary.path, err))?;
-        Ok(Writing { writer, temporary, extents: 0 })
+        let writer = SegmentWriter::new(BufWriter::with_capacity(1 << 20, draft), header);
+        Ok(Writing { writer: writer.map_err(|err| self.write_failed(err))?, extents: 0 })
+    }
+
+    /// Where the merged segments and their run belong.
+    fn folder(&self) -> String {
+        let Plan { disk, first, last, .. } = *self.plan;
+        let run = TargetKey::Run { machine: self.catalog.machine, disk, first, last }.to_string();
+        run.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned())
+    }
+
+    fn write_failed(&self, err: io::Error) -> StorageError {
+        StorageError::new(
+            "write a merged segment in",
+            &self.catalog.stores.target().place(&self.folder()),
+            err,
+        )
     }
 
     fn finish_segment(&mut self) -> Result<(), MergeError> {
-        let Some(Writing { writer, temporary, .. }) = self.writing.take() else { return Ok(()) };
-        let failed = |err| StorageError::new("write", &temporary.path, err);
-        let (out, summary) = writer.finish().map_err(failed)?;
-        out.into_inner().map_err(|err| failed(err.into_error()))?;
+        let Some(Writing { writer, .. }) = self.writing.take() else { return Ok(()) };
+        let (out, summary) = writer.finish().map_err(|err| self.write_failed(err))?;
+        let draft = out.into_inner().map_err(|err| self.write_failed(err.into_error()))?;
         let Plan { disk, first, last, .. } = *self.plan;
         let (machine, digest) = (self.catalog.machine, summary.digest);
         let key = TargetKey::MergedSegment { machine, disk, first, last, digest };
         // One of that name can only be the same: its name is its digest. It may be damaged, so it is replaced.
-        temporary.publish(&self.catalog.vault.path_of(&key), true)?;
+        draft.publish(&key.to_string())?;
         self.segments.push(SegmentRef {
             session: SessionId([0; SessionId::LEN]),
             part: self.segments.len() as u32,
@@ -256,6 +261,7 @@ impl<'a> Merger<'a> {
             first_block: summary.first_block,
             end_block: summary.end_block,
             blocks: summary.blocks,
+            slot: None,
         });
         Ok(())
     }
@@ -268,8 +274,8 @@ impl<'a> Merger<'a> {
         let bytes = self.segments.iter().map(|segment| segment.length.0).sum();
         let run = Run { machine, disk, first_epoch: first, last_epoch: last, size, segments: self.segments };
         let sealed = run.seal().map_err(|err| MergeError::Limit(err.to_string()))?;
-        let path = self.catalog.vault.path_of(&TargetKey::Run { machine, disk, first, last });
-        self.catalog.vault.files.replace(&path, &sealed)?;
+        let key = TargetKey::Run { machine, disk, first, last };
+        self.catalog.stores.target().replace(&key.to_string(), &sealed)?;
         Ok((Digest::of(&sealed), ByteCount(bytes)))
     }
 }

@@ -12,23 +12,20 @@
 mod merge;
 mod remove;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use mobility_format::{ByteCount, Epoch, MachineId};
 
 use crate::{
-    Catalog, PointId, Vault,
+    Catalog, PointId,
     catalog::{Chain, StepKind},
     content::ContentError,
     keys::ObjectKey,
     ladder::{Candidate, Ladder, choose},
     records::{Merge, MergedDisk, Record},
-    storage::{Lock, LockError, StorageError},
+    storage::{LockError, StorageError, Stores},
 };
-
-/// How long to wait until nobody restores or verifies.
-const EXCLUSIVE_WAIT: Duration = Duration::from_secs(60);
 
 /// Pruning stopped. Everything that was kept can be restored; prune again to finish.
 #[derive(Debug, thiserror::Error)]
@@ -89,21 +86,37 @@ struct Range {
 /// # Errors
 /// See [`PruneError`]. Damage is no error, but reported.
 pub fn prune(
-    vault: &Vault,
+    stores: &Stores,
     machine: MachineId,
     ladder: &Ladder,
     now: Timestamp,
     dry_run: bool,
 ) -> Result<PruneReport, PruneError> {
+    prune_but(stores, machine, ladder, &BTreeSet::new(), now, dry_run)
+}
+
+/// As [`prune`], and the points of the epochs in `pinned` stay whatever the ladder says.
+///
+/// # Errors
+/// As [`prune`].
+pub fn prune_but(
+    stores: &Stores,
+    machine: MachineId,
+    ladder: &Ladder,
+    pinned: &BTreeSet<Epoch>,
+    now: Timestamp,
+    dry_run: bool,
+) -> Result<PruneReport, PruneError> {
     let _only_one = match dry_run {
         true => None,
-        false => Some(Lock::exclusive(&vault.target_dir(machine).join("prune.lock"), Duration::ZERO)?),
+        false => Some(stores.only_pruning(machine)?),
     };
     let catalog = match dry_run {
-        true => Catalog::load_locked(vault, machine)?,
-        false => Catalog::load(vault, machine)?,
+        true => Catalog::load_locked(stores, machine)?,
+        false => Catalog::load(stores, machine)?,
     };
-    let keep = kept(&catalog, now, ladder);
+    let mut keep = kept(&catalog, now, ladder);
+    keep.extend(catalog.points().map(|point| point.epoch()).filter(|epoch| pinned.contains(epoch)));
     let mut report = PruneReport::default();
     let mut settled = Vec::new();
     for range in ranges(&keep) {
@@ -127,8 +140,8 @@ pub fn prune(
     report.freed += match dry_run {
         true => remove::would_free(&catalog, &settled),
         false => {
-            let _nobody_reads = Lock::exclusive(&vault.target_dir(machine).join("lock"), EXCLUSIVE_WAIT)?;
-            i128::from(remove::remove(Catalog::load(vault, machine)?, &settled)?.0)
+            let _nobody_reads = stores.nobody_reads(machine)?;
+            i128::from(remove::remove(Catalog::load(stores, machine)?, &settled)?.0)
         }
     };
     Ok(report)
@@ -247,6 +260,6 @@ fn put_record(catalog: &Catalog, range: Range, disks: Vec<MergedDisk>) -> Result
     let machine = catalog.machine;
     let record = Merge { machine, first_epoch: first, last_epoch: last, manifest, disks };
     let sealed = record.seal().map_err(|err| limit(err.to_string()))?;
-    let path = catalog.vault.path_of(&ObjectKey::Merge { machine, first, last });
-    Ok(catalog.vault.files.replace(&path, &sealed)?)
+    let key = ObjectKey::Merge { machine, first, last };
+    Ok(catalog.stores.target().replace(&key.to_string(), &sealed)?)
 }

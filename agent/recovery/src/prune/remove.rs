@@ -30,32 +30,18 @@ pub(super) fn remove(mut catalog: Catalog, settled: &[Range]) -> Result<ByteCoun
     let needed = needed(&catalog);
     let Inventory { objects, unfinished, .. } = Inventory::of(&catalog)?;
     let superfluous =
-        |object: &&Object| !needed.contains(&object.key) && may_go(&catalog, object.key, settled);
+        |object: &&Object| !needed.contains(&object.key) && may_go(&objects, object.key, settled);
     let mut going: Vec<_> = objects.iter().filter(superfluous).collect();
     going.sort_by_key(|object| order(object.key));
-    let files = &catalog.vault.files;
+    let target = catalog.stores.target();
     let mut freed = 0;
+    // Each turn is durable before the next, also through a power cut.
     for turn in going.chunk_by(|a, b| order(a.key).0 == order(b.key).0) {
-        let mut dirs = BTreeSet::new();
-        for object in turn {
-            files.remove(&object.path)?;
-            freed += object.size;
-            dirs.extend(object.path.parent());
-        }
-        // Each turn is durable before the next, also through a power cut.
-        for dir in dirs {
-            files.sync_dir(dir)?;
-            let emptied =
-                !matches!(dir.file_name().and_then(|name| name.to_str()), Some("points" | "merged"));
-            if emptied {
-                files.remove_empty_dir(dir)?;
-            }
-        }
+        target.remove(&turn.iter().map(|object| object.key.to_string()).collect::<Vec<_>>())?;
+        freed += turn.iter().map(|object| object.size).sum::<u64>();
     }
-    for path in unfinished {
-        freed += path.symlink_metadata().map_or(0, |meta| meta.len());
-        files.remove(&path)?;
-    }
+    freed += unfinished.iter().map(|listed| listed.size).sum::<u64>();
+    target.remove(&unfinished.into_iter().map(|listed| listed.key).collect::<Vec<_>>())?;
     Ok(ByteCount(freed))
 }
 
@@ -84,7 +70,7 @@ fn reachable_points(catalog: &Catalog) -> BTreeSet<Epoch> {
 }
 
 /// Whether the object lies in a range in which everything is known to be in order.
-fn may_go(catalog: &Catalog, key: ObjectKey, settled: &[Range]) -> bool {
+fn may_go(objects: &[Object], key: ObjectKey, settled: &[Range]) -> bool {
     let within =
         |first: Epoch, last: Epoch| settled.iter().any(|range| first >= range.first && last <= range.last);
     match key {
@@ -95,8 +81,8 @@ fn may_go(catalog: &Catalog, key: ObjectKey, settled: &[Range]) -> bool {
         }
         ObjectKey::Target(TargetKey::MergedSegment { machine, disk, first, last, .. }) => {
             // Without its run a merged segment is what an interrupted merge left.
-            let run = catalog.vault.path_of(&TargetKey::Run { machine, disk, first, last });
-            within(first, last) || !run.exists()
+            let run = ObjectKey::Target(TargetKey::Run { machine, disk, first, last });
+            within(first, last) || objects.binary_search_by_key(&run, |object| object.key).is_err()
         }
         ObjectKey::Machine { .. } => false,
     }

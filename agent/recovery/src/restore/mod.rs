@@ -128,7 +128,7 @@ pub fn restore_to_directory(
     for (disk, path) in outputs {
         let layers = catalog.layers(disk.id, epoch)?;
         let mut image = Image::create(&files, dir, disk.size)?;
-        let copied = pipeline::copy(&catalog.vault, layers, disk.size, &mut image, |at| progress(disk, at))?;
+        let copied = pipeline::copy(&catalog.stores, layers, disk.size, &mut image, |at| progress(disk, at))?;
         image.publish(&path, force)?;
         restored.push(copied.describe(disk, path));
     }
@@ -150,7 +150,7 @@ pub fn restore_to_device(
     let (disk, _) = choose(catalog, epoch, &[disk])?.remove(0);
     let layers = catalog.layers(disk.id, epoch)?;
     let mut device = Device::open(path, disk.size)?;
-    let copied = pipeline::copy(&catalog.vault, layers, disk.size, &mut device, |at| progress(disk, at))?;
+    let copied = pipeline::copy(&catalog.stores, layers, disk.size, &mut device, |at| progress(disk, at))?;
     device.finish()?;
     Ok(copied.describe(disk, path.to_owned()))
 }

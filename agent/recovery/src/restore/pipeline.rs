@@ -15,9 +15,8 @@ use mobility_format::{BLOCK_SIZE, BlockIndex, BlockRange, ByteCount, WINDOW_SIZE
 
 use super::{Progress, RestoreError, output::Output};
 use crate::{
-    Vault,
     content::{Assembler, ContentError, Layer, Mask, Sweep, WindowPlan},
-    storage::StorageError,
+    storage::{StorageError, Stores},
 };
 
 const DECODERS: usize = 2;
@@ -44,17 +43,17 @@ enum Ready {
 
 /// Copies the disk of `size` that `layers` make up to `output`.
 pub(super) fn copy(
-    vault: &Vault,
+    stores: &Stores,
     layers: Vec<Layer>,
     size: ByteCount,
     output: &mut impl Output,
     progress: impl FnMut(Progress),
 ) -> Result<Copied, RestoreError> {
-    let sweep = Sweep::new(vault, layers, size.blocks());
-    let assemblers: Vec<_> = (0..DECODERS)
-        .map(|_| Assembler::new())
-        .collect::<Result<_, _>>()
-        .map_err(|err| StorageError::new("get working memory to decompress", vault.root(), err))?;
+    let sweep = Sweep::new(stores, layers, size.blocks());
+    let assemblers: Vec<_> =
+        (0..DECODERS).map(|_| Assembler::new()).collect::<Result<_, _>>().map_err(|err| {
+            StorageError::new("get working memory to decompress", &stores.target().place(""), err)
+        })?;
     let (plan_to, planned) = sync_channel(PLANNED);
     let (decode_to, decoded) = sync_channel(DECODED);
     let (return_to, returned) = sync_channel(DECODED + DECODERS + 1);

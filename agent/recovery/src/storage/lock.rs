@@ -36,9 +36,15 @@ pub enum LockError {
 
 /// A lock, held until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] Option<File>);
+pub struct Lock(#[expect(dead_code, reason = "closing the file releases the lock")] Option<File>);
 
 impl Lock {
+    /// Holds nothing, for storage that has no locks.
+    #[must_use]
+    pub fn nothing() -> Lock {
+        Lock(None)
+    }
+
     /// Shared with everybody else who only needs nothing to be removed. On read-only storage nobody can remove
     /// anything, so no lock is needed where its file cannot be made.
     pub(crate) fn shared(path: &Path, wait: Duration) -> Result<Lock, LockError> {

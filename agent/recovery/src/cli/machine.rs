@@ -1,0 +1,187 @@
+//! `machine`: what a service knows of its machines, and what it asks of them.
+//!
+//! Deliberately not here: their recovery points, which are read from storage.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{
+    exit::{NotFound, Outcome},
+    print, print_json,
+    service::{self, NOTHING, Place, Service, text},
+    table::{Align, render},
+};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the machines
+    List(Place),
+    /// Show all that is known of a machine
+    Show(One),
+    /// Take a machine out of protection: its certificates are good for nothing any more. Its points stay
+    Revoke(One),
+    /// Have a machine compare its disks with what is stored, and send what differs
+    Resync(Resync),
+    /// Have a machine make a recovery point now
+    Point(Point),
+    /// Have a machine renew its certificate
+    Renew(One),
+    /// Have a machine send the newest lines of its log
+    Logs(One),
+    /// Give a machine another policy
+    Policy(Assign),
+}
+
+#[derive(Args)]
+pub(super) struct One {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// Which, by its id, the beginning of its id, or its name
+    pub(super) machine: String,
+}
+
+#[derive(Args)]
+struct Resync {
+    #[command(flatten)]
+    one: One,
+    /// Why, for people
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+#[derive(Args)]
+struct Point {
+    #[command(flatten)]
+    one: One,
+    /// It shall be application-consistent
+    #[arg(long)]
+    app_consistent: bool,
+}
+
+#[derive(Args)]
+struct Assign {
+    #[command(flatten)]
+    one: One,
+    /// The policy's name
+    policy: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
+    match &arguments.command {
+        Command::List(place) => list(place)?,
+        Command::Show(one) => {
+            let (service, id) = one.find()?;
+            print_json(&service.ask(Method::GET, &["machines", &id], NOTHING)?)?;
+        }
+        Command::Revoke(one) => {
+            let (service, id) = one.find()?;
+            let answer = service.ask(Method::POST, &["machines", &id, "revoke"], NOTHING)?;
+            said(&one.place, &answer, &format!("machine {id} is out of protection; its points stay"))?;
+        }
+        Command::Resync(resync) => {
+            let mut order = json!({ "order": "resync" });
+            if let Some(reason) = &resync.reason {
+                order["reason"] = reason.as_str().into();
+            }
+            command(&resync.one, &order)?;
+        }
+        Command::Point(point) => {
+            command(&point.one, &json!({ "order": "point", "application": point.app_consistent }))?;
+        }
+        Command::Renew(one) => command(one, &json!({ "order": "renew" }))?,
+        Command::Logs(one) => command(one, &json!({ "order": "logs" }))?,
+        Command::Policy(assign) => {
+            let (service, id) = assign.one.find()?;
+            let message = json!({ "policy": assign.policy });
+            let answer = service.ask(Method::POST, &["machines", &id, "policy"], Some(&message))?;
+            said(&assign.one.place, &answer, &format!("machine {id} has policy '{}' now", assign.policy))?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn command(one: &One, order: &Value) -> Result<()> {
+    let (service, id) = one.find()?;
+    let answer = service.ask(Method::POST, &["machines", &id, "commands"], Some(order))?;
+    let told = format!("machine {id} will be told; `event list --machine {id}` shows what came of it");
+    said(&one.place, &answer, &told)
+}
+
+pub(super) fn said(place: &Place, answer: &Value, words: &str) -> Result<()> {
+    if place.json { print_json(answer) } else { print(&format!("{words}\n")) }
+}
+
+impl One {
+    /// The service, and the id of the one machine that is meant.
+    pub(super) fn find(&self) -> Result<(Service, String)> {
+        let service = self.place.connect()?;
+        let machines = all(&service)?;
+        let wanted = self.machine.as_str();
+        let is = |machine: &&Value| {
+            let id = text(&machine["id"]);
+            machine["name"] == wanted || (!wanted.is_empty() && id.starts_with(wanted))
+        };
+        let found: Vec<_> = machines.iter().filter(is).collect();
+        match found[..] {
+            [one] => Ok((service, text(&one["id"]))),
+            _ => Err(NotFound(format!("'{wanted}' means {} machines of this service, not one", found.len()))
+                .into()),
+        }
+    }
+}
+
+/// All machines, page by page.
+pub(super) fn all(service: &Service) -> Result<Vec<Value>> {
+    let mut machines = Vec::new();
+    let mut after = String::new();
+    loop {
+        let query = [("after", after)];
+        let answer = service.ask_for(Method::GET, &["machines"], &query, NOTHING)?;
+        machines.extend_from_slice(service::list(&answer, "machines"));
+        match answer["next"].as_str() {
+            Some(next) => after = next.to_owned(),
+            None => return Ok(machines),
+        }
+    }
+}
+
+fn list(place: &Place) -> Result<()> {
+    let machines = all(&place.connect()?)?;
+    if place.json {
+        return print_json(&json!({ "machines": machines }));
+    }
+    let head = [
+        ("MACHINE", Align::Left),
+        ("NAME", Align::Left),
+        ("POLICY", Align::Left),
+        ("LAST CONTACT", Align::Left),
+        ("NEWEST POINT", Align::Left),
+        ("STATE", Align::Left),
+    ];
+    let row = |machine: &Value| {
+        let state = match (machine["revoked"].is_null(), machine["overdue"] == true) {
+            (false, _) => "revoked",
+            (_, true) => "OVERDUE",
+            _ if machine["point"].is_null() => "no point yet",
+            _ => "protected",
+        };
+        let column = |name: &str| text(&machine[name]);
+        [
+            column("id"),
+            column("name"),
+            column("policy"),
+            column("heard"),
+            column("point_at"),
+            state.to_owned(),
+        ]
+    };
+    print(&render(head, &machines.iter().map(row).collect::<Vec<_>>()))
+}

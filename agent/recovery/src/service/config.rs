@@ -1,0 +1,248 @@
+//! What the service goes by: built-in values, then its configuration file, then the command line.
+//!
+//! A file is taken as a whole or refused as a whole. Deliberately not here: policies, which are the database's.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// Where everything lies, unless it is said.
+const DATA: &str = "/var/lib/recovery-service";
+const PORT: u16 = 8443;
+/// The longest configuration file.
+const MAX_LEN: u64 = 1 << 20;
+/// Connections at once, unless it is said.
+const CONNECTIONS: usize = 20_000;
+const MOST_CONNECTIONS: usize = 1_000_000;
+/// Addresses that machines may be told.
+const MAX_ADDRESSES: usize = 16;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration {} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("the configuration {} is refused: {problem}", path.display())]
+    Refused {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A value is no good.
+    #[error("{0}")]
+    Value(String),
+}
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// A configuration file.
+    pub config: Option<PathBuf>,
+    /// Where everything lies.
+    pub data: Option<PathBuf>,
+    /// Where to listen.
+    pub listen: Option<SocketAddr>,
+    /// Where machines reach the service.
+    pub addresses: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    data: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    addresses: Vec<String>,
+    database: Option<String>,
+    secrets: Option<PathBuf>,
+    webhook: Option<String>,
+    limits: Limits,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct Limits {
+    connections: Option<usize>,
+    workers: Option<usize>,
+}
+
+/// What the service goes by. It has no `Debug`, since the database's address may hold a password.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) data: PathBuf,
+    /// Where the authority, the administrator's credential and the key of grants are.
+    pub(crate) secrets: PathBuf,
+    pub(crate) listen: SocketAddr,
+    /// Where machines reach the service, in the order to try. May be empty.
+    pub(crate) addresses: Vec<String>,
+    /// The address of the database.
+    pub(crate) database: Database,
+    pub(crate) webhook: Option<String>,
+    pub(crate) connections: usize,
+    /// Machines whose epochs are taken in at once.
+    pub(crate) workers: usize,
+}
+
+/// Which database.
+#[derive(Clone)]
+pub(crate) enum Database {
+    /// SQLite, in this file.
+    File(PathBuf),
+    /// PostgreSQL, at this address.
+    Server(String),
+}
+
+impl Settings {
+    /// Puts together what the file and the command line say.
+    pub(crate) fn new(options: &Options) -> Result<Settings, ConfigError> {
+        let file = match &options.config {
+            Some(path) => read(path)?,
+            None => File::default(),
+        };
+        let data = options.data.clone().or(file.data).unwrap_or_else(|| DATA.into());
+        let addresses = if options.addresses.is_empty() { file.addresses } else { options.addresses.clone() };
+        if addresses.len() > MAX_ADDRESSES {
+            return Err(ConfigError::Value(format!("there may be {MAX_ADDRESSES} addresses at most")));
+        }
+        let addresses = addresses.iter().map(|address| checked(address)).collect::<Result<_, _>>()?;
+        let database = match file.database {
+            None => Database::File(data.join("service.db")),
+            Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                Database::Server(url)
+            }
+            Some(_) => {
+                let problem = "database: it is neither left out nor an address as postgres://user@host/name";
+                return Err(ConfigError::Value(problem.to_owned()));
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Ok(Settings {
+            secrets: file.secrets.unwrap_or_else(|| data.clone()),
+            data,
+            listen: options
+                .listen
+                .or(file.listen)
+                .unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT))),
+            addresses,
+            database,
+            webhook: file.webhook.map(|url| webhook(&url)).transpose()?,
+            connections: within(
+                "limits.connections",
+                file.limits.connections,
+                CONNECTIONS,
+                MOST_CONNECTIONS,
+            )?,
+            workers: within("limits.workers", file.limits.workers, cores, 256)?,
+        })
+    }
+}
+
+fn within(name: &str, given: Option<usize>, default: usize, most: usize) -> Result<usize, ConfigError> {
+    match given {
+        None => Ok(default),
+        Some(value) if (1..=most).contains(&value) => Ok(value),
+        Some(value) => Err(ConfigError::Value(format!("{name} is {value}, and has to be from 1 to {most}"))),
+    }
+}
+
+/// An address as it is told to machines: `https`, a host and perhaps a port, nothing else.
+fn checked(address: &str) -> Result<String, ConfigError> {
+    let bad = || {
+        ConfigError::Value(format!(
+            "'{address}' is no address of this service: it has to read as https://host:port, without a path"
+        ))
+    };
+    let url = reqwest::Url::parse(address).map_err(|_| bad())?;
+    let plain = url.scheme() == "https"
+        && url.host_str().is_some()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if plain { Ok(url.as_str().trim_end_matches('/').to_owned()) } else { Err(bad()) }
+}
+
+fn webhook(address: &str) -> Result<String, ConfigError> {
+    match reqwest::Url::parse(address) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(address.to_owned()),
+        _ => Err(ConfigError::Value("webhook: it is not an address of http or https".to_owned())),
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    use std::io::Read;
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_LEN).read_to_string(&mut text).map_err(unreadable)?;
+    toml::from_str(&text).map_err(|err| ConfigError::Refused {
+        path: path.to_owned(),
+        // The excerpt that `Display` shows may hold a password.
+        problem: match err.span() {
+            Some(span) => format!("line {}: {}", text[..span.start].lines().count().max(1), err.message()),
+            None => err.message().to_owned(),
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Result<Settings, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("service.toml");
+        std::fs::write(&path, text).unwrap();
+        Settings::new(&Options { config: Some(path), ..Options::default() })
+    }
+
+    #[test]
+    fn without_configuration_everything_is_below_one_directory() {
+        let settings = Settings::new(&Options::default()).unwrap();
+        assert_eq!(settings.data, Path::new(DATA));
+        assert_eq!(settings.secrets, Path::new(DATA));
+        assert!(matches!(settings.database, Database::File(path) if path.starts_with(DATA)));
+    }
+
+    #[test]
+    fn a_configuration_is_refused_with_a_hint() {
+        let refused = [
+            ("lissten = '1.2.3.4:5'", "listen"),
+            ("[limits]\nconnectoins = 3", "connections"),
+            ("[limits]\nconnections = 0", "from 1 to"),
+            ("addresses = ['http://a']", "https://host:port"),
+            ("addresses = ['https://a/b']", "https://host:port"),
+            ("database = 'mysql://a'", "postgres://"),
+            ("webhook = 'ftp://a'", "http or https"),
+            ("listen = 'everywhere'", "line 1"),
+        ];
+        for (text, hint) in refused {
+            let problem = settings(text).err().map(|err| err.to_string()).unwrap_or_default();
+            assert!(problem.contains(hint), "{text}: {problem}");
+        }
+        let password = settings("database = 'postgres://a:secret@b/c\n").err().unwrap().to_string();
+        assert!(!password.contains("secret"), "{password}");
+    }
+
+    #[test]
+    fn the_command_line_has_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("service.toml");
+        std::fs::write(&path, "data = '/a'\naddresses = ['https://a:1/']").unwrap();
+        let options = Options { config: Some(path), data: Some("/b".into()), ..Options::default() };
+        let settings = Settings::new(&options).unwrap();
+        assert_eq!(settings.data, Path::new("/b"));
+        assert_eq!(settings.addresses, ["https://a:1"]);
+    }
+}

@@ -1,0 +1,124 @@
+//! The tables, and how they came to be: a list of steps that is only ever added to.
+//!
+//! Each step runs once, in a transaction with the note that it ran, so that of several instances that start at once one makes
+//! it and the others see it done. Deliberately not here: what is in the tables.
+
+use sqlx::query;
+
+use super::{Columns, Database, DatabaseError, Result};
+
+const STEPS: [&[&str]; 1] = [&[
+    "CREATE TABLE policies (
+        name TEXT PRIMARY KEY,
+        version BIGINT NOT NULL,
+        interval_ms BIGINT NOT NULL,
+        paused BIGINT NOT NULL,
+        body TEXT NOT NULL)",
+    "CREATE TABLE tokens (
+        id TEXT PRIMARY KEY,
+        hash TEXT NOT NULL UNIQUE,
+        policy TEXT NOT NULL REFERENCES policies (name),
+        uses BIGINT NOT NULL,
+        uses_left BIGINT NOT NULL,
+        created BIGINT NOT NULL,
+        expires BIGINT NOT NULL,
+        revoked BIGINT)",
+    "CREATE TABLE machines (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        signing_key TEXT NOT NULL,
+        policy TEXT NOT NULL REFERENCES policies (name),
+        inventory TEXT NOT NULL,
+        enrolled BIGINT NOT NULL,
+        revoked BIGINT)",
+    "CREATE TABLE enrolments (
+        token TEXT NOT NULL REFERENCES tokens (hash),
+        key_hash TEXT NOT NULL,
+        machine TEXT NOT NULL REFERENCES machines (id),
+        PRIMARY KEY (token, key_hash))",
+    "CREATE TABLE states (
+        machine TEXT PRIMARY KEY REFERENCES machines (id),
+        session TEXT,
+        boot TEXT,
+        hardware TEXT,
+        heard BIGINT NOT NULL DEFAULT 0,
+        turn_shown BIGINT NOT NULL DEFAULT -1,
+        turn_first BIGINT NOT NULL DEFAULT 0,
+        turn_last BIGINT NOT NULL DEFAULT 0,
+        waiting TEXT,
+        waiting_since BIGINT NOT NULL DEFAULT 0,
+        health TEXT,
+        generation BIGINT NOT NULL DEFAULT 0,
+        slots BIGINT NOT NULL DEFAULT 0,
+        commands BIGINT NOT NULL DEFAULT 0,
+        head TEXT,
+        taken_in BIGINT NOT NULL DEFAULT 0,
+        point_epoch BIGINT,
+        point_at BIGINT,
+        refused BIGINT NOT NULL DEFAULT 0,
+        overdue BIGINT NOT NULL DEFAULT 0)",
+    "CREATE TABLE work (
+        machine TEXT NOT NULL REFERENCES machines (id),
+        job TEXT NOT NULL,
+        due BIGINT NOT NULL,
+        claimed_by TEXT,
+        claimed_until BIGINT NOT NULL DEFAULT 0,
+        PRIMARY KEY (machine, job))",
+    "CREATE INDEX work_due ON work (job, due)",
+    "CREATE TABLE commands (
+        machine TEXT NOT NULL REFERENCES machines (id),
+        id BIGINT NOT NULL,
+        body TEXT NOT NULL,
+        created BIGINT NOT NULL,
+        done BIGINT,
+        succeeded BIGINT,
+        message TEXT,
+        PRIMARY KEY (machine, id))",
+    "CREATE INDEX commands_created ON commands (created)",
+    "CREATE TABLE events (
+        id TEXT PRIMARY KEY,
+        machine TEXT,
+        at BIGINT NOT NULL,
+        kind TEXT NOT NULL,
+        message TEXT NOT NULL)",
+    "CREATE INDEX events_at ON events (at)",
+    "CREATE INDEX events_of ON events (machine, at)",
+    "CREATE TABLE pins (
+        machine TEXT NOT NULL REFERENCES machines (id),
+        epoch BIGINT NOT NULL,
+        PRIMARY KEY (machine, epoch))",
+]];
+
+/// Held by who changes the tables of a PostgreSQL database, among all that share it.
+const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(7305813244915873) AS TEXT)";
+
+impl Database {
+    pub(super) async fn migrate(&self) -> Result<()> {
+        let _writer = self.writer().await;
+        let mut transaction = self.begin().await?;
+        if self.one_writer.is_none() {
+            query(LOCK).fetch_all(&mut *transaction).await?;
+        }
+        query("CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            .execute(&mut *transaction)
+            .await?;
+        let row =
+            query("SELECT value FROM settings WHERE name = 'schema'").fetch_all(&mut *transaction).await?;
+        let done: usize = row.first().map_or(Ok(0), |row| row.parsed("value"))?;
+        if done > STEPS.len() {
+            let problem = format!("its tables are of version {done}, and this program knows {}", STEPS.len());
+            return Err(DatabaseError::Content(format!("{problem}: upgrade it")));
+        }
+        for statement in STEPS[done..].iter().copied().flatten() {
+            query(*statement).execute(&mut *transaction).await?;
+        }
+        if done < STEPS.len() {
+            query("DELETE FROM settings WHERE name = 'schema'").execute(&mut *transaction).await?;
+            query("INSERT INTO settings (name, value) VALUES ('schema', $1)")
+                .bind(STEPS.len().to_string())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+}

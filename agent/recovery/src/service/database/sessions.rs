@@ -1,0 +1,332 @@
+//! Which run of an agent goes on with a machine's identity, and the turns by which a copy of it is found out.
+//!
+//! **Turns.** Each heartbeat shows a turn that an answer gave. Taken are the turn that was shown last, as often as it comes,
+//! since its answers may have been lost; and every turn that was answered to that one. Two machines that share a session both
+//! come with what one of them has used up: the later of them shows a turn that is neither.
+//!
+//! Deliberately not here: what the agent is told (`api`).
+
+use jiff::Timestamp;
+use mobility_format::{
+    Generation, MachineId, SessionId,
+    control::{Inventory, MachineHealth, StoredHead},
+};
+use sqlx::query;
+
+use super::{Columns, Database, DatabaseError, Result, json, millis, stored};
+
+/// How long the current session has to be silent, in milliseconds, until another boot or other hardware may go on.
+const SILENCE_MS: i64 = 60_000;
+/// How often a session is tried to be begun while others are begun at the same time.
+const TRIES: usize = 8;
+
+/// A session that wants to be the current one.
+pub(crate) struct Newcomer<'a> {
+    pub(crate) session: SessionId,
+    pub(crate) boot: &'a str,
+    pub(crate) inventory: &'a Inventory,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// It is the current one, and this is its turn.
+    Current {
+        turn: u64,
+        /// Whether it took another one's place, whose machine may still run.
+        took_over: bool,
+    },
+    /// It may ask again after so many milliseconds: another one may still be there.
+    Wait(i64),
+    /// Another one is there.
+    Fenced,
+}
+
+/// The answer to a heartbeat of the current session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub(crate) turn: u64,
+    pub(crate) generation: u64,
+    pub(crate) taken_in: u64,
+}
+
+/// The state of a machine that requests are held against.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) session: Option<SessionId>,
+    pub(crate) generation: Generation,
+    pub(crate) taken_in: u64,
+    /// The newest generation of which something was refused.
+    pub(crate) refused: Generation,
+    pub(crate) head: Option<StoredHead>,
+}
+
+/// The current session, as far as it decides whether another one may take its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Current {
+    session: Option<String>,
+    boot: String,
+    hardware: String,
+    heard: i64,
+    waiting: Option<String>,
+    waiting_since: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Same,
+    Replace,
+    TakeOver,
+    /// So many milliseconds, and from now on.
+    Wait(i64),
+    WaitOn(i64),
+    Fenced,
+}
+
+fn decide(current: &Current, session: &str, boot: &str, hardware: &str, now: i64) -> Verdict {
+    let silent = now.saturating_sub(current.heard);
+    match &current.session {
+        None => Verdict::Replace,
+        Some(known) if known == session => Verdict::Same,
+        Some(_) if current.boot == boot && current.hardware == hardware => Verdict::Replace,
+        Some(_) if silent >= SILENCE_MS => Verdict::TakeOver,
+        Some(_) if current.waiting.as_deref() != Some(session) => Verdict::Wait(SILENCE_MS - silent),
+        Some(_) if current.heard > current.waiting_since => Verdict::Fenced,
+        Some(_) => Verdict::WaitOn(SILENCE_MS - silent),
+    }
+}
+
+impl Database {
+    /// Makes a session the current one, if it may be.
+    pub(crate) async fn begin_session(
+        &self,
+        machine: MachineId,
+        newcomer: &Newcomer<'_>,
+        now: Timestamp,
+    ) -> Result<Begun> {
+        for _ in 0..TRIES {
+            let current = self.current(machine).await?;
+            let (session, hardware) = (newcomer.session.to_string(), &newcomer.inventory.hardware);
+            let verdict = decide(&current, &session, newcomer.boot, hardware, millis(now));
+            match verdict {
+                Verdict::Fenced => return Ok(Begun::Fenced),
+                Verdict::WaitOn(wait) => return Ok(Begun::Wait(wait)),
+                Verdict::Wait(wait) => {
+                    let statement = query(
+                        "UPDATE states SET waiting = $1, waiting_since = $2 WHERE machine = $3 AND session = $4",
+                    );
+                    let statement = statement.bind(session).bind(millis(now)).bind(machine.to_string());
+                    self.write(statement.bind(current.session)).await?;
+                    return Ok(Begun::Wait(wait));
+                }
+                Verdict::Same | Verdict::Replace | Verdict::TakeOver => {
+                    let anew = verdict != Verdict::Same;
+                    if let Some(turn) = self.put_session(machine, newcomer, &current, anew, now).await? {
+                        self.note_inventory(machine, newcomer.inventory).await?;
+                        return Ok(Begun::Current { turn, took_over: verdict == Verdict::TakeOver });
+                    }
+                }
+            }
+        }
+        Err(DatabaseError::Content(format!("too many sessions of machine {machine} begin at once")))
+    }
+
+    async fn current(&self, machine: MachineId) -> Result<Current> {
+        let statement = query(
+            "SELECT session, boot, hardware, heard, waiting, waiting_since FROM states WHERE machine = $1",
+        );
+        let Some(row) = self.one(statement.bind(machine.to_string())).await? else {
+            return Err(DatabaseError::Content(format!("machine {machine} has no state")));
+        };
+        Ok(Current {
+            session: row.text_if("session")?,
+            boot: row.text_if("boot")?.unwrap_or_default(),
+            hardware: row.text_if("hardware")?.unwrap_or_default(),
+            heard: row.number("heard")?,
+            waiting: row.text_if("waiting")?,
+            waiting_since: row.number("waiting_since")?,
+        })
+    }
+
+    /// Nothing where the current session has changed, or was heard, since it was looked at.
+    async fn put_session(
+        &self,
+        machine: MachineId,
+        newcomer: &Newcomer<'_>,
+        current: &Current,
+        anew: bool,
+        now: Timestamp,
+    ) -> Result<Option<u64>> {
+        let statement = query(
+            "UPDATE states SET session = $1, boot = $2, hardware = $3, heard = $4, waiting = NULL,
+                turn_first = CASE WHEN $5 = 1 THEN turn_last + 1 ELSE turn_first END,
+                turn_shown = CASE WHEN $6 = 1 THEN -1 ELSE turn_shown END,
+                turn_last = turn_last + 1
+             WHERE machine = $7 AND COALESCE(session, '') = $8 AND heard = $9 RETURNING turn_last",
+        );
+        let statement = statement
+            .bind(newcomer.session.to_string())
+            .bind(newcomer.boot.to_owned())
+            .bind(newcomer.inventory.hardware.clone())
+            .bind(millis(now))
+            .bind(i64::from(anew))
+            .bind(i64::from(anew))
+            .bind(machine.to_string())
+            .bind(current.session.clone().unwrap_or_default())
+            .bind(current.heard);
+        self.change(statement).await?.map_or(Ok(None), |row| row.count("turn_last").map(Some))
+    }
+
+    async fn note_inventory(&self, machine: MachineId, inventory: &Inventory) -> Result<()> {
+        let statement = query("UPDATE machines SET name = $1, inventory = $2 WHERE id = $3");
+        let statement =
+            statement.bind(inventory.name.clone()).bind(json(inventory)?).bind(machine.to_string());
+        self.write(statement).await.map(|_| ())
+    }
+
+    /// Takes a heartbeat. Nothing where the session is not the current one, or the turn is that of a copy.
+    pub(crate) async fn heartbeat(
+        &self,
+        machine: MachineId,
+        session: SessionId,
+        turn: u64,
+        health: &MachineHealth,
+        now: Timestamp,
+    ) -> Result<Option<Heard>> {
+        let turn = stored(turn);
+        let statement = query(
+            "UPDATE states SET heard = $1, health = $2,
+                turn_first = CASE WHEN turn_shown = $3 THEN turn_first ELSE turn_last + 1 END,
+                turn_shown = $4, turn_last = turn_last + 1
+             WHERE machine = $5 AND session = $6 AND (turn_shown = $7 OR (turn_first <= $8 AND turn_last >= $9))
+             RETURNING turn_last, generation, taken_in",
+        );
+        let statement = statement
+            .bind(millis(now))
+            .bind(json(health)?)
+            .bind(turn)
+            .bind(turn)
+            .bind(machine.to_string())
+            .bind(session.to_string())
+            .bind(turn)
+            .bind(turn)
+            .bind(turn);
+        let Some(row) = self.change(statement).await? else { return Ok(None) };
+        Ok(Some(Heard {
+            turn: row.count("turn_last")?,
+            generation: row.count("generation")?,
+            taken_in: row.count("taken_in")?,
+        }))
+    }
+
+    /// The machine's state.
+    pub(crate) async fn state(&self, machine: MachineId) -> Result<Option<State>> {
+        let statement =
+            query("SELECT session, generation, taken_in, refused, head FROM states WHERE machine = $1");
+        let Some(row) = self.one(statement.bind(machine.to_string())).await? else { return Ok(None) };
+        Ok(Some(State {
+            session: row.text_if("session")?.and_then(|text| text.parse().ok()),
+            generation: Generation(row.count("generation")?),
+            taken_in: row.count("taken_in")?,
+            refused: Generation(row.count("refused")?),
+            head: row.json_if("head")?,
+        }))
+    }
+
+    /// Numbers for `count` segments' places, of which this is the last. Nothing where session or generation is not current.
+    pub(crate) async fn take_slots(
+        &self,
+        machine: MachineId,
+        session: SessionId,
+        generation: Generation,
+        count: u32,
+    ) -> Result<Option<u64>> {
+        let statement = query(
+            "UPDATE states SET slots = slots + $1 WHERE machine = $2 AND session = $3 AND generation = $4
+             RETURNING slots",
+        );
+        let statement = statement
+            .bind(i64::from(count))
+            .bind(machine.to_string())
+            .bind(session.to_string())
+            .bind(stored(generation.0));
+        self.change(statement).await?.map_or(Ok(None), |row| row.count("slots").map(Some))
+    }
+
+    /// Ends the current session, so that any may begin.
+    pub(crate) async fn end_session(&self, machine: MachineId) -> Result<()> {
+        let statement = query("UPDATE states SET session = NULL, waiting = NULL WHERE machine = $1");
+        self.write(statement.bind(machine.to_string())).await.map(|_| ())
+    }
+
+    /// Notes the newest generation that target storage knows.
+    pub(crate) async fn note_generation(&self, machine: MachineId, generation: Generation) -> Result<()> {
+        let statement = query("UPDATE states SET generation = $1 WHERE machine = $2 AND generation < $3");
+        let number = stored(generation.0);
+        self.write(statement.bind(number).bind(machine.to_string()).bind(number)).await.map(|_| ())
+    }
+
+    /// Notes what was taken in: the new head, and whether it is a recovery point.
+    pub(crate) async fn note_head(
+        &self,
+        machine: MachineId,
+        head: &StoredHead,
+        point: bool,
+        now: Timestamp,
+    ) -> Result<()> {
+        let statement = query(
+            "UPDATE states SET head = $1, taken_in = $2,
+                point_epoch = CASE WHEN $3 = 1 THEN $4 ELSE point_epoch END,
+                point_at = CASE WHEN $5 = 1 THEN $6 ELSE point_at END
+             WHERE machine = $7 AND (taken_in < $8 OR head IS NULL)",
+        );
+        let (point, epoch) = (i64::from(point), stored(head.epoch.0));
+        let statement = statement
+            .bind(json(head)?)
+            .bind(epoch)
+            .bind(point)
+            .bind(epoch)
+            .bind(point)
+            .bind(millis(now))
+            .bind(machine.to_string())
+            .bind(epoch);
+        self.write(statement).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_takes_the_place_of_another_only_where_that_is_safe() {
+        let now = 1_000_000;
+        let heard = |ago: i64| Current {
+            session: Some("a".to_owned()),
+            boot: "boot".to_owned(),
+            hardware: "hardware".to_owned(),
+            heard: now - ago,
+            ..Current::default()
+        };
+        let waits = |ago: i64, since: i64| Current {
+            waiting: Some("b".to_owned()),
+            waiting_since: now - since,
+            ..heard(ago)
+        };
+        let table = [
+            ("the first", Current::default(), "b", "boot", "hardware", Verdict::Replace),
+            ("asked again", heard(1), "a", "boot", "hardware", Verdict::Same),
+            ("agent restarted", heard(1), "b", "boot", "hardware", Verdict::Replace),
+            ("rebooted just now", heard(10_000), "b", "other", "hardware", Verdict::Wait(50_000)),
+            ("copied with its memory", heard(10_000), "b", "boot", "other", Verdict::Wait(50_000)),
+            ("rebooted, waits", waits(40_000, 10_000), "b", "other", "hardware", Verdict::WaitOn(20_000)),
+            ("rebooted, waited", waits(60_000, 30_000), "b", "other", "hardware", Verdict::TakeOver),
+            ("a copy of what is there", waits(9_000, 10_000), "b", "other", "hardware", Verdict::Fenced),
+            ("silent for long", heard(60_000), "b", "other", "other", Verdict::TakeOver),
+            ("another one waits", waits(9_000, 10_000), "c", "other", "hardware", Verdict::Wait(51_000)),
+        ];
+        for (name, current, session, boot, hardware, expected) in table {
+            assert_eq!(decide(&current, session, boot, hardware, now), expected, "{name}");
+        }
+    }
+}

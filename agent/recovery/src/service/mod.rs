@@ -1,0 +1,27 @@
+//! The recovery service: enrols machines, grants uploads, takes in what arrives, and tells when something is wrong.
+//!
+//! `recovery-service serve` is [`serve`]. One process is one *instance*; several may share a PostgreSQL database and their
+//! storage, and any of them may be killed at any time. Everything bulky is in storage, everything that has to be decided once is
+//! decided by the database. Deliberately not here: restoring, verifying and listing points, which need no service.
+
+mod admin;
+mod api;
+mod authority;
+mod bell;
+mod config;
+mod credential;
+mod database;
+mod heads;
+mod listen;
+mod private_file;
+mod processor;
+mod refusal;
+mod secret;
+mod start;
+mod state;
+mod tls;
+
+pub use authority::AuthorityError;
+pub use config::{ConfigError, Options};
+pub use credential::{Credential, CredentialError};
+pub use start::{ServeError, serve};

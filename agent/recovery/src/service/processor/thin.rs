@@ -1,0 +1,48 @@
+//! Thins out a machine's points by its policy's ladder.
+//!
+//! Ages go by when the service took a point in, so nothing that a machine says makes an older point go. Deliberately not here:
+//! which points stay (`ladder`), and how they are merged (`prune`).
+
+use jiff::Timestamp;
+use mobility_format::{Epoch, MachineId};
+
+use super::Next;
+use crate::{
+    ladder::Ladder,
+    prune_but,
+    service::{database::EventKind, refusal::Refusal, state::Service},
+};
+
+/// Does the work of [`super::Job::Prune`] for one machine.
+pub(super) async fn work(service: &Service, machine: MachineId) -> Next {
+    match thin(service, machine).await {
+        Ok(()) => Next::InTime,
+        Err(_) => Next::Again,
+    }
+}
+
+async fn thin(service: &Service, machine: MachineId) -> Result<(), Refusal> {
+    let Some(standing) = service.standing(machine).await? else { return Ok(()) };
+    let Some(policy) = service.database.policy(&standing.policy).await? else { return Ok(()) };
+    if service.database.state(machine).await?.is_none_or(|state| state.head.is_none()) {
+        return Ok(());
+    }
+    let ladder: Ladder = policy.retention.parse().map_err(|err| Refusal::failing(&err))?;
+    let pinned = service.database.pins(machine).await?.into_iter().map(Epoch).collect();
+    let report = service
+        .blocking(move |stores| {
+            prune_but(stores, machine, &ladder, &pinned, Timestamp::now(), false)
+                .map_err(|err| Refusal::failing(&err))
+        })
+        .await?;
+    if !report.removed.is_empty() {
+        let message =
+            format!("{} points went by the policy, {} stay", report.removed.len(), report.kept.len());
+        service.event(EventKind::PointsRemoved, Some(machine), message).await;
+    }
+    for left in &report.untouched {
+        let message = format!("epochs {} to {} are left as they are: {}", left.first, left.last, left.reason);
+        service.event(EventKind::StorageDamaged, Some(machine), message).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The recovery service as a process, spoken to over real TLS by a small agent of the tests' own.
+//!
+//! Deliberately not here: the real agent, and stores other than the service's own.
+
+// What a test cannot go on without fails it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod administration;
+mod agent;
+mod commits;
+mod enrolment;
+mod grants;
+mod kills;
+mod rig;
+mod sessions;
