@@ -2,8 +2,8 @@
 //!
 //! A request that was sent goes on without the agent that sent it. Deliberately not here: what the service makes of it.
 
-use mobility_engine::{CommitFault, Event, Fault, FaultKind, SegmentId};
-use mobility_format::{Epoch, Generation};
+use mobility_engine::{CommitFault, Event, Fault, FaultKind, NewGeneration, SegmentId};
+use mobility_format::Epoch;
 
 use crate::{
     mutant::Mutant,
@@ -35,7 +35,7 @@ enum Fate {
 pub(crate) enum Reply {
     Put(SegmentId, Result<(), Fault>),
     Commit(Result<(), CommitFault>, Epoch),
-    Generation(Result<Generation, Fault>),
+    Generation(Result<NewGeneration, Fault>),
 }
 
 impl World {
@@ -107,7 +107,11 @@ impl World {
                 self.service.put(key, object);
                 Reply::Put(id, Ok(()))
             }
-            Request::NewGeneration => Reply::Generation(Ok(self.service.new_generation())),
+            Request::NewGeneration => {
+                let generation = self.service.new_generation();
+                let head = self.service.head().map_or(Epoch(0), |(_, epoch)| epoch);
+                Reply::Generation(Ok(NewGeneration { generation, head }))
+            }
             Request::Commit(manifest) => {
                 let answer = self.service.commit(&manifest);
                 if answer == Answer::Committed {

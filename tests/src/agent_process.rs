@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::{
     binary::binary,
     scratch::{Scratch, compare, eventually, long},
+    service_process::ServiceProcess,
 };
 
 /// How long anything may take that ought to happen soon, on a machine that is busy with other things.
@@ -37,8 +38,10 @@ pub fn program(name: &str) -> PathBuf {
 /// How an agent is started.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Its vault.
+    /// Its vault, or where the service that it is enrolled with has its storages.
     pub vault: PathBuf,
+    /// Where its identity is, if it is enrolled with a service.
+    pub state: Option<PathBuf>,
     /// What it protects.
     pub disks: Vec<PathBuf>,
     /// Where it keeps its state.
@@ -57,6 +60,7 @@ impl Setup {
     pub fn new(scratch: &Scratch, disks: &[&Path]) -> Setup {
         let setup = Setup {
             vault: scratch.path("vault"),
+            state: None,
             disks: disks.iter().map(|&disk| disk.to_owned()).collect(),
             runtime: scratch.path("run"),
             config_root: scratch.path("root"),
@@ -67,6 +71,17 @@ impl Setup {
         let interval = if long() { "2s" } else { "1s" };
         setup.configure(&format!("interval = '{interval}'\n[limits]\nretry-wait = '1s'\n"));
         setup
+    }
+
+    /// The same for an agent that is enrolled with `service`.
+    ///
+    /// # Panics
+    /// When it cannot be enrolled.
+    #[must_use]
+    pub fn enrolled(scratch: &Scratch, disks: &[&Path], service: &ServiceProcess) -> Setup {
+        let state = scratch.path("state");
+        service.enrol(&state);
+        Setup { vault: service.storage(), state: Some(state), ..Setup::new(scratch, disks) }
     }
 
     /// Adds flags of `run`.
@@ -99,7 +114,10 @@ impl Setup {
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(program("mobility-agent"));
-        command.args(["run", "--debug", "--vault"]).arg(&self.vault);
+        match &self.state {
+            None => command.args(["run", "--debug", "--vault"]).arg(&self.vault),
+            Some(state) => command.args(["run", "--state-dir"]).arg(state),
+        };
         command.arg("--runtime-dir").arg(&self.runtime).arg("--config-root").arg(&self.config_root);
         self.disks.iter().for_each(|disk| {
             command.arg("--disk").arg(disk);

@@ -17,6 +17,8 @@ pub enum Requirement {
     Root,
     /// Python with the packages that `packaging/install-build-deps.sh` installs: `MOBILITY_REQUIRE_PYTHON=1`.
     Python,
+    /// The object stores that `packaging/install-test-stores.sh` installs: `MOBILITY_REQUIRE_STORES=1`.
+    Stores,
 }
 
 impl Requirement {
@@ -26,6 +28,7 @@ impl Requirement {
         match self {
             Requirement::Root => "MOBILITY_REQUIRE_ROOT",
             Requirement::Python => "MOBILITY_REQUIRE_PYTHON",
+            Requirement::Stores => "MOBILITY_REQUIRE_STORES",
         }
     }
 

@@ -1,10 +1,10 @@
-//! Fills vaults as an agent would, from model disks that remember what they held at every epoch, so that a test can
+//! Fills vaults and other stores as an agent would, from model disks that remember what they held at every epoch, so that a test can
 //! compare whatever it restores with what was there.
 //!
 //! Small disks in memory, content made from a seed. Deliberately not here: faults; tests damage the vault themselves.
 #![allow(clippy::unwrap_used, reason = "for tests, which fail by panicking")]
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Deref, path::Path};
 
 use jiff::{SignedDuration, Timestamp};
 use mobility_format::{
@@ -15,7 +15,7 @@ use mobility_format::{
     manifest::{Commit, Consistency, Cut, CutMethod, DiskState, Manifest, SegmentRef},
     segment::{ExtentEncoder, SegmentHeader, SegmentWriter},
 };
-use mobility_recovery::{Intake, Vault};
+use mobility_recovery::{Intake, Stores, Vault};
 
 pub use crate::dice::Dice;
 
@@ -81,10 +81,10 @@ pub struct Snapshot {
     pub disks: Vec<(DiskId, Vec<u8>)>,
 }
 
-/// An agent that writes into a vault.
-pub struct VaultMaker {
+/// An agent that writes into a vault, or into any other stores.
+pub struct VaultMaker<S = Vault> {
     /// The vault.
-    pub vault: Vault,
+    pub vault: S,
     /// The machine.
     pub machine: MachineId,
     /// Its key.
@@ -101,13 +101,22 @@ pub struct VaultMaker {
     pub dice: Dice,
     session: SessionId,
     encoder: ExtentEncoder,
+    /// The slot for the next segment, where segments go to slots.
+    slot: Option<u64>,
 }
 
 impl VaultMaker {
     /// A new vault in `dir` with a new machine, which has no disks yet.
     #[must_use]
     pub fn new(dir: &Path, seed: u64) -> VaultMaker {
-        let vault = Vault::create(dir).unwrap();
+        VaultMaker::over(Vault::create(dir).unwrap(), seed)
+    }
+}
+
+impl<S: Deref<Target = Stores>> VaultMaker<S> {
+    /// A new machine in these stores, which has no disks yet.
+    #[must_use]
+    pub fn over(vault: S, seed: u64) -> VaultMaker<S> {
         let mut dice = Dice::new(seed);
         let machine = MachineId(std::array::from_fn(|_| dice.below(256) as u8));
         let key = SigningKey::from_bytes(&std::array::from_fn(|_| dice.below(256) as u8));
@@ -124,7 +133,13 @@ impl VaultMaker {
             session: SessionId(std::array::from_fn(|_| dice.below(256) as u8)),
             dice,
             encoder: ExtentEncoder::new().unwrap(),
+            slot: None,
         }
+    }
+
+    /// From now on segments go to slots, as with a recovery service, from this number on.
+    pub fn use_slots(&mut self, first: u64) {
+        self.slot = Some(first);
     }
 
     /// The machine's public key.
@@ -239,7 +254,7 @@ impl VaultMaker {
         };
         let (machine, generation) = (self.machine, self.generation);
         let key = CacheKey::Manifest { machine, generation, epoch };
-        self.vault.put_new(&key, &manifest.sign(&self.key).unwrap()).unwrap();
+        self.vault.cache().put_new(&key.to_string(), &manifest.sign(&self.key).unwrap()).unwrap();
         let disks = self.disks.iter().map(|disk| (disk.id, disk.content.clone())).collect();
         self.committed.insert(epoch, Snapshot { consistency, disks });
         epoch
@@ -259,11 +274,18 @@ impl VaultMaker {
                 part: part as u32,
                 previous: self.disks[disk].last_segment,
             };
-            let (bytes, named) = self.segment(header, &blocks);
+            let (bytes, mut named) = self.segment(header, &blocks);
             let (machine, generation, session, id) =
                 (self.machine, self.generation, self.session, header.disk);
-            let key = CacheKey::Segment { machine, generation, epoch, disk: id, session, part: part as u32 };
-            self.vault.put_new(&key, &bytes).unwrap();
+            named.slot = self.slot;
+            self.slot = self.slot.map(|slot| slot + 1);
+            let key = match named.slot {
+                Some(slot) => CacheKey::Slot { machine, generation, slot },
+                None => {
+                    CacheKey::Segment { machine, generation, epoch, disk: id, session, part: part as u32 }
+                }
+            };
+            self.vault.cache().put_new(&key.to_string(), &bytes).unwrap();
             self.disks[disk].last_segment = named.digest;
             segments.push(named);
         }

@@ -124,7 +124,7 @@ fn describe(disk: &Disk) -> Finding {
 }
 
 /// The whole disks of this machine, without those that hold no content of their own.
-fn whole_disks() -> Vec<PathBuf> {
+pub(crate) fn whole_disks() -> Vec<PathBuf> {
     let names = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let mut names: Vec<_> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| {

@@ -9,7 +9,10 @@ use mobility_engine::CutPolicy;
 use mobility_format::MachineId;
 use serde::{Deserialize, Serialize};
 
-use crate::config::parse_duration;
+use crate::{
+    config::parse_duration,
+    service::{DEFAULT_STATE_DIR, Fingerprint},
+};
 
 /// Protects the disks of a Linux virtual machine by replicating them to recovery points.
 #[derive(Debug, Parser)]
@@ -22,7 +25,10 @@ pub(crate) struct Cli {
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failure; 2 wrong usage; 3 the configuration is not valid; \
      4 a disk cannot be protected; 5 the vault cannot be used; 6 the tracker cannot be used; \
      7 not running (status, point); 8 something needed is missing (check); \
-     9 the point is not application-consistent (point); 10 no answer in time (point)";
+     9 the point is not application-consistent (point); 10 no answer in time (point); \
+     11 the token was refused (enroll); 12 the service cannot be reached; 13 the service cannot be trusted; \
+     14 already enrolled (enroll); 15 not enrolled; 16 the state directory cannot be used; \
+     17 another agent goes on with this identity; 18 taken out of protection";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -37,6 +43,10 @@ pub(crate) enum Command {
     Point(PointArgs),
     /// Find out what is missing before disks are protected.
     Check(CheckArgs),
+    /// Have a recovery service protect this machine.
+    Enroll(EnrollArgs),
+    /// Leave the recovery service; recovery points stay there.
+    Unenroll(UnenrollArgs),
     /// Thaw what the agent that started this froze, when it cannot. Started by the agent alone.
     #[command(hide = true)]
     Guard,
@@ -78,6 +88,9 @@ pub(crate) struct RunArgs {
     /// Where the state for `status` is kept while the agent runs.
     #[arg(long, value_name = "DIR")]
     pub(crate) runtime_dir: Option<PathBuf>,
+    /// Where the identity is that was enrolled; `/var/lib/mobility-agent` if not given.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Read configuration fragments below this directory instead of `/`.
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub(crate) config_root: PathBuf,
@@ -179,4 +192,44 @@ pub(crate) struct CheckArgs {
     /// A disk to be protected. May be given several times; all whole disks of the machine if not given.
     #[arg(long = "disk", value_name = "PATH")]
     pub(crate) disks: Vec<PathBuf>,
+}
+
+/// Flags of `enroll`.
+#[derive(Debug, Default, Args)]
+pub(crate) struct EnrollArgs {
+    /// Where the recovery service is, such as `https://recovery.example.org:8443`. May be given several times.
+    #[arg(long, value_name = "URL", required = true)]
+    pub(crate) service: Vec<String>,
+    /// A file that holds the token.
+    #[arg(long, value_name = "FILE", required_unless_present = "token_env")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// A variable of the environment that holds the token.
+    #[arg(long, value_name = "NAME", conflicts_with = "token_file")]
+    pub(crate) token_env: Option<String>,
+    /// The SHA-256 of the certificate of the service's authority. The system's authorities are trusted if it is not given.
+    #[arg(long, value_name = "SHA256")]
+    pub(crate) ca_fingerprint: Option<Fingerprint>,
+    /// Authorities to trust besides the system's, for stores and for the first connection (PEM).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The proxy to go through, such as `http://name:password@proxy:3128`, or `none`; the environment's if not given.
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
+    /// Where identity and keys are kept.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub(crate) state_dir: PathBuf,
+}
+
+/// Flags of `unenroll`.
+#[derive(Debug, Args)]
+pub(crate) struct UnenrollArgs {
+    /// Forget the identity without telling the service.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// The proxy to go through, where it is not the one that was enrolled with.
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
+    /// Where identity and keys are kept.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub(crate) state_dir: PathBuf,
 }

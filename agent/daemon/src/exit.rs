@@ -31,6 +31,30 @@ pub(crate) enum Failure {
     /// What was asked for did not happen in time.
     #[error("{0}")]
     Late(String),
+    /// The recovery service does not take the token.
+    #[error("{0}")]
+    TokenRefused(String),
+    /// The recovery service does not answer, or not so that it can be used.
+    #[error("{0}")]
+    Unreachable(String),
+    /// What answers cannot show that it is the recovery service.
+    #[error("{0}")]
+    Untrusted(String),
+    /// The machine is enrolled already.
+    #[error("{0}")]
+    AlreadyEnrolled(String),
+    /// The machine is not enrolled.
+    #[error("{0}")]
+    NotEnrolled(String),
+    /// The state directory cannot be used.
+    #[error("{0}")]
+    State(String),
+    /// Another agent goes on with this identity.
+    #[error("{0}")]
+    Fenced(String),
+    /// The machine was taken out of protection.
+    #[error("{0}")]
+    Revoked(String),
 }
 
 impl Failure {
@@ -44,6 +68,14 @@ impl Failure {
             Failure::Missing(_) => 8,
             Failure::Weaker(_) => 9,
             Failure::Late(_) => 10,
+            Failure::TokenRefused(_) => 11,
+            Failure::Unreachable(_) => 12,
+            Failure::Untrusted(_) => 13,
+            Failure::AlreadyEnrolled(_) => 14,
+            Failure::NotEnrolled(_) => 15,
+            Failure::State(_) => 16,
+            Failure::Fenced(_) => 17,
+            Failure::Revoked(_) => 18,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The log: to standard error, beside the progress bar, and held back in memory while file systems are frozen.
 //!
 //! What standard error leads to may lie on a file system that is frozen: a thread that logs would wait for the thaw, and
-//! one that has to thaw must not wait for that. Deliberately not here: what is logged.
+//! one that has to thaw must not wait for that. The newest lines stay in memory, for the recovery service to ask for. Deliberately not
+//! here: what is logged.
 
 use std::{
+    collections::VecDeque,
     io::{self, IsTerminal, Write},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -13,6 +15,11 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 /// The most that is held back. What is beyond it is counted and left out.
 const MOST: usize = 256 << 10;
+
+/// How much of the log is kept in memory, for whoever asks for it.
+const RECENT: usize = 128 << 10;
+
+static NEWEST: Mutex<Newest> = Mutex::new(Newest(VecDeque::new()));
 
 static BACK: Mutex<Back> = Mutex::new(Back { holds: 0, bytes: Vec::new(), lost: 0 });
 
@@ -74,6 +81,39 @@ impl Drop for HeldBack {
     }
 }
 
+/// The newest lines of the log.
+pub(crate) fn recent() -> String {
+    newest().text()
+}
+
+fn newest() -> MutexGuard<'static, Newest> {
+    NEWEST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What was logged last.
+struct Newest(VecDeque<u8>);
+
+impl Newest {
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.0.iter().copied().collect();
+        let text = String::from_utf8_lossy(&bytes);
+        // The first line may have lost its beginning.
+        let start = if bytes.len() < RECENT { 0 } else { text.find('\n').map_or(0, |at| at + 1) };
+        text[start..].to_owned()
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        // Once and for all: while file systems are frozen there may be no memory to be had.
+        if self.0.capacity() < RECENT {
+            self.0.reserve_exact(RECENT);
+        }
+        let bytes = &bytes[bytes.len().saturating_sub(RECENT)..];
+        let over = (self.0.len() + bytes.len()).saturating_sub(RECENT);
+        self.0.drain(..over);
+        self.0.extend(bytes);
+    }
+}
+
 /// Logs to standard error, without tearing the progress bar.
 pub(crate) fn start(bar: &ProgressBar) {
     let filter = EnvFilter::try_from_env("MOBILITY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -101,6 +141,7 @@ impl<'a> MakeWriter<'a> for BesideBar {
 
 impl Write for BesideBar {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        newest().keep(bytes);
         let mut back = back();
         if back.holds > 0 {
             back.keep(bytes);
@@ -118,6 +159,20 @@ impl Write for BesideBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_lines_are_remembered_and_no_more() {
+        let (mut newest, line) = (Newest(VecDeque::new()), "line that is one of many\n");
+        newest.keep(line.as_bytes());
+        assert_eq!(newest.text(), line);
+        (0..RECENT / 8).for_each(|_| newest.keep(line.as_bytes()));
+        newest.keep(b"the last\n");
+        let text = newest.text();
+        assert!(text.len() <= RECENT && text.len() > RECENT - 2 * line.len());
+        assert!(text.starts_with(line) && text.ends_with("many\nthe last\n"));
+        newest.keep(&vec![b'x'; 2 * RECENT]);
+        assert_eq!(newest.0.len(), RECENT);
+    }
 
     #[test]
     fn what_is_logged_while_it_is_held_back_is_kept_up_to_a_limit() {

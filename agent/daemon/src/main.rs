@@ -15,6 +15,7 @@ mod replicate;
 mod request;
 mod run;
 mod scripts;
+mod service;
 mod state_file;
 mod status;
 mod systemd;
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Point(args) => point::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Enroll(args) => service::enrol::run(&args),
+        Command::Unenroll(args) => service::unenrol::run(&args),
         Command::Guard => guard::run(),
     })
 }

@@ -17,7 +17,9 @@ use crate::{
     config::{self, Settings},
     log,
     replicate::{self, Message},
-    request, state_file,
+    request,
+    service::lockdown,
+    state_file,
 };
 
 /// How long after the end that `--for` names a last point may take.
@@ -41,7 +43,10 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
         .max_blocking_threads(4)
         .build()
         .context("cannot start the runtime")?;
-    let (replication, _lock) = replicate::start(&settings, &runtime_dir, bar, (mailbox.clone(), messages))?;
+    let replication = replicate::start(&settings, &runtime_dir, bar, (mailbox.clone(), messages))?;
+    if settings.vault.is_none() {
+        lockdown::refuse_listening()?;
+    }
     let (changed, asked) = (mailbox.clone(), mailbox.clone());
     // Without it, points are made by schedule alone.
     let _requests =
@@ -53,10 +58,10 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<()> {
     if let Some(time) = args.for_time {
         end_after(time, mailbox);
     }
-    runtime.block_on(replication.run(|| Settings::load(args).map_err(|err| err.to_string())));
+    let ended = runtime.block_on(replication.run(|| Settings::load(args).map_err(|err| err.to_string())));
     runtime.shutdown_timeout(Duration::from_secs(2));
     signals.close();
-    Ok(())
+    Ok(ended?)
 }
 
 fn send(mailbox: &UnboundedSender<Message>, message: Message) {

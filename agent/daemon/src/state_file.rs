@@ -30,8 +30,8 @@ pub(crate) struct State {
     pub(crate) agent: String,
     /// Which machine it protects.
     pub(crate) machine: MachineId,
-    /// Where to.
-    pub(crate) vault: PathBuf,
+    /// Where to in debug mode; a recovery service takes it without one.
+    pub(crate) vault: Option<PathBuf>,
     /// When this was written.
     pub(crate) updated: Timestamp,
     /// When the agent started.

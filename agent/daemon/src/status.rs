@@ -41,7 +41,10 @@ fn show(state: &State, now: Timestamp) -> String {
 
 fn describe(out: &mut String, state: &State, now: Timestamp) -> std::fmt::Result {
     writeln!(out, "machine      {} (process {})", state.machine, state.pid)?;
-    writeln!(out, "vault        {}", state.vault.display())?;
+    match &state.vault {
+        Some(vault) => writeln!(out, "vault        {}", vault.display())?,
+        None => writeln!(out, "vault        none; a recovery service keeps the points")?,
+    }
     writeln!(out, "state        {}, generation {}, epoch {}", state.phase, state.generation, state.epoch)?;
     match &state.last_point {
         None => writeln!(out, "last point   none yet")?,

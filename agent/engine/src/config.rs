@@ -23,6 +23,8 @@ pub enum CutPolicy {
 pub struct Limits {
     /// From one recovery point to the next.
     pub interval: Duration,
+    /// Whether replication rests: no point is made, but one that is asked for. Tracking goes on.
+    pub paused: bool,
     /// How much may be left to read when a cut is tried: it is read into memory, and the longer that takes the likelier
     /// is a write in between.
     pub cut_bytes: ByteCount,
@@ -66,6 +68,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             interval: Duration::from_secs(15),
+            paused: false,
             cut_bytes: ByteCount(16 << 20),
             cut_aim: ByteCount(512 << 10),
             checkpoint_bytes: ByteCount(4 << 30),

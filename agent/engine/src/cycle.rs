@@ -148,7 +148,7 @@ impl Engine {
 
     pub(crate) fn phase_wakeup(&self) -> Option<Time> {
         match self.phase {
-            Phase::Idle if self.audit.is_some() => None,
+            Phase::Idle if self.audit.is_some() || self.rests() => None,
             Phase::Idle => {
                 let due = self.point_due.min(self.application_due.unwrap_or(self.point_due));
                 Some(due.max(self.cycle.disk_retry.unwrap_or(due)))
@@ -156,6 +156,11 @@ impl Engine {
             Phase::RetryGeneration(at) | Phase::RetryCommit(at) | Phase::Pause(at) => Some(at),
             _ => None,
         }
+    }
+
+    /// Whether nothing is to be done until somebody asks for it.
+    fn rests(&self) -> bool {
+        self.limits.paused && self.requests.is_empty() && self.stop.is_none()
     }
 
     fn active(&self) -> impl Iterator<Item = &Disk> {
@@ -170,6 +175,9 @@ impl Engine {
         if let Some(reason) = self.cycle.new_generation.take() {
             self.give_up_epoch(now, reason);
             return true;
+        }
+        if self.rests() {
+            return false;
         }
         self.wish_by_schedule(now);
         let due = self.point_due.max(self.cycle.disk_retry.unwrap_or(self.point_due));

@@ -4,7 +4,7 @@
 //! head, or send it), `owed` (it changed: send it), or neither. `sent` are those sent in the current epoch: they are owed
 //! again when the epoch is given up. Deliberately not here: when any of it is done.
 
-use mobility_format::{BlockRange, BlockSet, ByteCount, DiskId};
+use mobility_format::{BlockRange, BlockSet, ByteCount, DiskId, Epoch};
 
 use crate::{
     CutPlan, Drained, Fault, Limits, SegmentId, Time, Tracking,
@@ -12,6 +12,7 @@ use crate::{
     hot::Hot,
     misses::Misses,
     suspects::{OLDEST, Suspects},
+    unconfirmed::Unconfirmed,
 };
 
 #[derive(Clone, Debug)]
@@ -25,6 +26,7 @@ pub(crate) struct Disk {
     pub(crate) sent: BlockSet,
     /// Found equal to the head in this epoch.
     compared: BlockSet,
+    pub(crate) unconfirmed: Unconfirmed,
     pub(crate) segments: Vec<SegmentId>,
     pub(crate) fault: Option<Fault>,
     pub(crate) gone: bool,
@@ -72,6 +74,7 @@ impl Disk {
             owed: BlockSet::new(),
             sent: BlockSet::new(),
             compared: BlockSet::new(),
+            unconfirmed: Unconfirmed::default(),
             segments: Vec::new(),
             fault: None,
             gone: false,
@@ -120,6 +123,15 @@ impl Disk {
         self.resync = Some(reason);
         self.owed = BlockSet::new();
         self.unverified = BlockSet::of(self.whole());
+    }
+
+    /// `blocks` may not be stored as they should be. A scan compares everything anyway.
+    pub(crate) fn suspect(&mut self, blocks: &BlockSet, reason: String) {
+        self.resync = Some(reason);
+        if self.continuous() {
+            let whole = BlockSet::of(self.whole());
+            self.unverified.union_with(&blocks.intersection(&whole).difference(&self.owed));
+        }
     }
 
     /// Takes in what was drained from the tracker. Returns why the disk is unverified, if it is now.
@@ -228,8 +240,8 @@ impl Disk {
     }
 
     /// The epoch is durable. Returns what still is not.
-    pub(crate) fn settle(&mut self) -> BlockSet {
-        self.sent = BlockSet::new();
+    pub(crate) fn settle(&mut self, epoch: Epoch) -> BlockSet {
+        self.unconfirmed.committed(epoch, std::mem::take(&mut self.sent));
         self.compared = BlockSet::new();
         self.segments.clear();
         // Not before: what has never been sent is quicker sent than compared.
@@ -242,6 +254,12 @@ impl Disk {
         left.union_with(&self.unverified);
         left.union_with(&self.suspects.open());
         left
+    }
+
+    /// What was committed after `head` does not count.
+    pub(crate) fn goes_on_from(&mut self, head: Epoch) {
+        let lost = self.unconfirmed.take_after(head);
+        self.owe(&lost);
     }
 
     /// Nothing of the disk goes into the epoch: what was sent of it is owed again.

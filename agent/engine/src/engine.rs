@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use mobility_format::{BlockSet, ByteCount, DiskId, Epoch, Generation};
 
 use crate::{
-    Action, CommitFault, Drained, Event, Fault, Limits, Time, Verdict,
+    Action, CommitFault, Doubt, Drained, Event, Fault, Limits, NewGeneration, Time, Verdict,
     cycle::{Backlog, Choice, Cycle, Phase, Wish},
     disk::Disk,
     event::{CutDiskOutcome, CutFigures, DiskStart},
@@ -133,6 +133,10 @@ impl Engine {
     pub fn handle(&mut self, now: Time, event: Event) {
         match event {
             Event::Generation(result) => self.on_generation(now, result),
+            Event::TakenIn(epoch) => {
+                self.disks.values_mut().for_each(|disk| disk.unconfirmed.taken_in(epoch));
+            }
+            Event::Doubted(doubts, reason) => self.on_doubted(now, doubts, reason),
             Event::Drained(disk, drained) => self.on_drained(now, disk, &drained),
             Event::Scanned(disk, result) => self.on_found(now, disk, result),
             Event::Compared(disk, result) => self.on_compared(now, disk, result),
@@ -314,11 +318,32 @@ impl Engine {
         }
     }
 
-    fn on_generation(&mut self, now: Time, result: Result<Generation, Fault>) {
+    fn on_doubted(&mut self, now: Time, mut doubts: Vec<Doubt>, reason: String) {
+        if doubts.is_empty() {
+            doubts = self.disks.keys().map(|&id| (id, None)).collect();
+        }
+        for (id, part) in doubts {
+            let tracked = self.disks.get(&id).is_some_and(Disk::continuous);
+            match part {
+                None if tracked => self.unverify(id, reason.clone()),
+                part => self.with_disk(id, |disk| disk.suspect(&part.unwrap_or_default(), reason.clone())),
+            }
+        }
+        self.cycle.new_generation.get_or_insert(reason);
+        self.point_due = self.point_due.min(now);
+    }
+
+    fn on_generation(&mut self, now: Time, result: Result<NewGeneration, Fault>) {
         match result {
-            Ok(generation) => {
+            Ok(NewGeneration { generation, head }) => {
                 self.uploads.works();
                 self.generation = generation;
+                if self.epoch != head.next() {
+                    // An earlier run's commit, or one of ours that was refused: not what was compared with.
+                    self.disks.values_mut().for_each(Disk::distrust_head);
+                }
+                self.epoch = head.next();
+                self.disks.values_mut().for_each(|disk| disk.goes_on_from(head));
                 self.phase = Phase::Idle;
                 self.point_due = self.point_due.min(now);
             }

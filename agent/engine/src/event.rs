@@ -178,11 +178,28 @@ pub struct Request {
     pub application: bool,
 }
 
+/// A generation that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewGeneration {
+    /// Its number.
+    pub generation: Generation,
+    /// The epoch that it goes on from, 0 for none. Whatever was committed after that does not count.
+    pub head: Epoch,
+}
+
+/// A part of a disk that may not be stored as it should be: nothing stands for all of it.
+pub type Doubt = (DiskId, Option<BlockSet>);
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Answers [`crate::Action::NewGeneration`].
-    Generation(Result<Generation, Fault>),
+    Generation(Result<NewGeneration, Fault>),
+    /// Everything committed up to this epoch is in target storage and will not be refused any more.
+    TakenIn(Epoch),
+    /// What is stored of these parts is to be compared with the disks, in a new generation, for this reason. All disks where
+    /// none is named.
+    Doubted(Vec<Doubt>, String),
     /// Answers [`crate::Action::Drain`].
     Drained(DiskId, Drained),
     /// Answers [`crate::Action::Scan`]: the blocks that differ from the head.

@@ -26,6 +26,7 @@ mod retry;
 mod status;
 mod suspects;
 mod time;
+mod unconfirmed;
 mod upload;
 
 pub use action::{Action, CommitDisk, CommitKind, PointFigures};
@@ -33,8 +34,8 @@ pub use config::{CutPolicy, Limits};
 pub use cut::{CutDisk, CutPlan};
 pub use engine::{Engine, Start};
 pub use event::{
-    CommitFault, CutDiskOutcome, CutFigures, DiskStart, Drained, Event, Fault, FaultKind, Known, Request,
-    SegmentId, Tracking, Verdict,
+    CommitFault, CutDiskOutcome, CutFigures, DiskStart, Doubt, Drained, Event, Fault, FaultKind, Known,
+    NewGeneration, Request, SegmentId, Tracking, Verdict,
 };
 pub use status::{DiskPhase, DiskStatus, Status};
 pub use time::Time;

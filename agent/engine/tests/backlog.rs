@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use mobility_engine::{
-    Action, DiskStart, Drained, Engine, Event, Fault, FaultKind, Known, Limits, SegmentId, Start, Time,
-    Tracking,
+    Action, DiskStart, Drained, Engine, Event, Fault, FaultKind, Known, Limits, NewGeneration, SegmentId,
+    Start, Time, Tracking,
 };
 use mobility_format::{BLOCK_SIZE, BlockRange, BlockSet, ByteCount, DiskId, Epoch, Generation};
 
@@ -45,7 +45,7 @@ fn copied(engine: &mut Engine, length: u64) {
 fn a_scanned_disk_that_is_new_is_all_to_send_until_it_was_scanned() {
     let mut engine = engine(Tracking::Polling, false, Known::Owed(BlockSet::new()));
     assert_eq!(backlog(&engine), SIZE);
-    engine.handle(NOW, Event::Generation(Ok(Generation(1))));
+    engine.handle(NOW, Event::Generation(Ok(NewGeneration { generation: Generation(1), head: Epoch(0) })));
     asks(&mut engine, |action| *action == Action::Scan(DISK));
     assert_eq!(backlog(&engine), SIZE, "while it is scanned");
     engine.handle(NOW, Event::Scanned(DISK, Ok(blocks(10))));
@@ -75,7 +75,7 @@ fn what_waits_in_an_outage_is_part_of_it() {
 fn what_is_being_compared_is_part_of_it() {
     let mut engine = engine(Tracking::Continuous, true, Known::Nothing("a test".to_owned()));
     assert_eq!(backlog(&engine), SIZE);
-    engine.handle(NOW, Event::Generation(Ok(Generation(2))));
+    engine.handle(NOW, Event::Generation(Ok(NewGeneration { generation: Generation(2), head: Epoch(1) })));
     engine.handle(NOW, Event::Drained(DISK, Drained::default()));
     asks(&mut engine, |action| matches!(action, Action::Compare(..)));
     assert_eq!(backlog(&engine), SIZE);

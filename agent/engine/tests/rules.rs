@@ -5,7 +5,7 @@
 
 use mobility_engine::{
     Action, CommitDisk, CommitKind, CutDiskOutcome, CutFigures, CutPolicy, DiskStart, Drained, Engine, Event,
-    Fault, FaultKind, Known, Limits, SegmentId, Start, Time, Tracking, Verdict,
+    Fault, FaultKind, Known, Limits, NewGeneration, SegmentId, Start, Time, Tracking, Verdict,
 };
 use mobility_format::{BLOCK_SIZE, BlockRange, BlockSet, ByteCount, DiskId, Epoch, Generation};
 
@@ -71,7 +71,9 @@ impl Story {
 
     fn answer(&mut self, action: Action, dirty: u64) {
         match action {
-            Action::NewGeneration(_) => self.tell(Event::Generation(Ok(Generation(2)))),
+            Action::NewGeneration(_) => {
+                self.tell(Event::Generation(Ok(NewGeneration { generation: Generation(2), head: Epoch(1) })))
+            }
             Action::Drain(id) => {
                 let blocks = BlockSet::of(BlockRange::new(0, dirty));
                 let drained =
@@ -246,4 +248,54 @@ fn a_new_generation_is_not_asked_of_a_storage_that_has_just_failed() {
     );
     story.until(0, |action| matches!(action, Action::NewGeneration(_)));
     assert!(story.now > Time(0));
+}
+
+/// The blocks of the next copy, and then its point.
+fn copied_and_committed(story: &mut Story) -> BlockSet {
+    let Action::Copy(_, blocks) = story.until(0, |action| matches!(action, Action::Copy(..))) else {
+        unreachable!("that was looked for")
+    };
+    story.segment(A);
+    story.tell(Event::Copied(A, BlockSet::new(), None));
+    let commit = story.until(0, |action| matches!(action, Action::Commit { .. }));
+    story.answer(commit, 0);
+    blocks
+}
+
+#[test]
+fn what_is_refused_after_its_commit_is_sent_again_and_what_was_taken_in_is_not() {
+    let limits = Limits { cut_aim: ByteCount(0), ..Limits::default() };
+    let mut story = Story::new(limits, vec![tracked(A, 10)]);
+    assert_eq!(copied_and_committed(&mut story), BlockSet::of(BlockRange::new(0, 10)), "epoch 2");
+    story.tell(Event::TakenIn(Epoch(2)));
+    let drain = story.until(0, |action| matches!(action, Action::Drain(_)));
+    story.answer(drain, 3);
+    assert_eq!(copied_and_committed(&mut story), BlockSet::of(BlockRange::new(0, 3)), "epoch 3");
+    let part = BlockSet::of(BlockRange::new(500, 2));
+    story.tell(Event::Doubted(vec![(A, Some(part.clone()))], "epoch 3 is damaged".to_owned()));
+    story.until(0, |action| matches!(action, Action::NewGeneration(_)));
+    story.tell(Event::Generation(Ok(NewGeneration { generation: Generation(2), head: Epoch(2) })));
+    let compare = story.until(0, |action| matches!(action, Action::Compare(..)));
+    assert_eq!(compare, Action::Compare(A, part), "what the service doubts");
+    story.tell(Event::Compared(A, Ok(BlockSet::new())));
+    let copy = story.until(0, |action| matches!(action, Action::Copy(..)));
+    assert_eq!(copy, Action::Copy(A, BlockSet::of(BlockRange::new(0, 3))), "what epoch 3 held");
+    story.segment(A);
+    story.tell(Event::Copied(A, BlockSet::new(), None));
+    let commit = story.until(0, |action| matches!(action, Action::Commit { .. }));
+    assert!(
+        matches!(commit, Action::Commit { generation: Generation(2), epoch: Epoch(3), .. }),
+        "{commit:?}"
+    );
+}
+
+#[test]
+fn while_replication_rests_only_a_point_that_is_asked_for_is_made() {
+    let limits = Limits { paused: true, ..Limits::default() };
+    let mut story = Story::new(limits, vec![tracked(A, 10)]);
+    story.now = Time(3_600_000);
+    story.tell(Event::Synced);
+    assert_eq!((story.engine.wakeup(story.now), story.asked.len()), (None, 0));
+    story.tell(Event::PointWanted(mobility_engine::Request { id: 1, application: false }));
+    story.until(0, |action| matches!(action, Action::Commit { .. }));
 }

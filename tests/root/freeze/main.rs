@@ -24,6 +24,20 @@ use rustix::process::{Pid, Signal, kill_process};
 const SOON: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(10);
 
+/// Waits until no thread of a process that was sent a signal can do anything any more.
+fn wait_until_it_runs_no_more(pid: u32) {
+    let until = Instant::now() + SOON;
+    let tasks = format!("/proc/{pid}/task");
+    let halted = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['T', 'Z', 'X']))
+    };
+    while !fs::read_dir(&tasks).into_iter().flatten().flatten().all(halted) {
+        assert!(Instant::now() < until, "process {pid} goes on");
+        std::thread::yield_now();
+    }
+}
+
 /// Not a test: the guard's process, for the others.
 #[test]
 #[ignore = "started by other tests"]
@@ -134,6 +148,8 @@ fn root_without_a_guard_nothing_is_frozen_and_the_next_one_comes() {
         let guard = freezer.guard_pid().unwrap();
         let frozen = freezer.freeze(LONG).unwrap();
         kill(guard, signal);
+        // A signal takes effect when it is delivered, not when it was sent.
+        wait_until_it_runs_no_more(guard);
         let begun = Instant::now();
         let held = frozen.thaw();
         assert!(!held.intact() && begun.elapsed() < SOON, "{held:?}");

@@ -50,6 +50,26 @@ pub(crate) struct Fragment {
     /// What makes applications ready.
     #[serde(default)]
     pub(crate) scripts: ScriptsFragment,
+    /// The way to the recovery service.
+    #[serde(default)]
+    pub(crate) service: ServiceFragment,
+}
+
+/// The table `[service]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ServiceFragment {
+    /// Where identity and keys are kept.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The proxy to go through; `none` for none.
+    pub(crate) proxy: Option<String>,
+    /// What is reached without it, as in `NO_PROXY`.
+    pub(crate) no_proxy: Option<String>,
+    /// Authorities that stores' certificates may come from besides the system's.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// For how long grants to upload are kept ahead.
+    #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
+    pub(crate) grants_ahead: Option<Duration>,
 }
 
 /// The table `[scripts]`.
@@ -96,6 +116,17 @@ pub(crate) struct LimitsFragment {
     pub(crate) audit_round: Option<Duration>,
 }
 
+impl ServiceFragment {
+    /// As it may be shown: a proxy's address may hold a password.
+    pub(crate) fn shown(&self) -> ServiceFragment {
+        let proxy = self.proxy.as_deref().map(|url| match url.rsplit_once('@') {
+            Some((_, host)) => format!("http://***@{host}"),
+            None => url.to_owned(),
+        });
+        ServiceFragment { proxy, ..self.clone() }
+    }
+}
+
 impl Fragment {
     /// All fragments below `root`, merged. A directory that is not there counts as empty.
     pub(crate) fn load(root: &Path) -> Result<Fragment, Failure> {
@@ -135,6 +166,7 @@ impl Fragment {
             app_consistent_interval,
             limits,
             scripts,
+            service,
         } = later;
         self.debug = debug.or(self.debug.take());
         self.vault = vault.or(self.vault.take());
@@ -145,6 +177,12 @@ impl Fragment {
         self.app_consistent_interval = app_consistent_interval.or(self.app_consistent_interval.take());
         self.scripts.dir = scripts.dir.or(self.scripts.dir.take());
         self.scripts.timeout = scripts.timeout.or(self.scripts.timeout);
+        let mine = &mut self.service;
+        mine.state_dir = service.state_dir.or(mine.state_dir.take());
+        mine.proxy = service.proxy.or(mine.proxy.take());
+        mine.no_proxy = service.no_proxy.or(mine.no_proxy.take());
+        mine.ca_file = service.ca_file.or(mine.ca_file.take());
+        mine.grants_ahead = service.grants_ahead.or(mine.grants_ahead);
         let mine = &mut self.limits;
         mine.cut_size = limits.cut_size.or(mine.cut_size);
         mine.cut_tries = limits.cut_tries.or(mine.cut_tries);

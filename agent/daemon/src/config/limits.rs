@@ -7,8 +7,14 @@ use std::time::Duration;
 use mobility_engine::Limits;
 use mobility_format::ByteCount;
 
-use super::{fragment::Fragment, settings::ScriptSettings};
-use crate::exit::Failure;
+use super::{
+    fragment::Fragment,
+    settings::{ScriptSettings, ServiceSettings},
+};
+use crate::{
+    exit::Failure,
+    service::{DEFAULT_STATE_DIR, Options, ProxySettings},
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The shortest and the longest interval between recovery points.
@@ -22,6 +28,8 @@ const AUDIT_ROUND: (Duration, Duration) = (Duration::from_secs(1), DAY.saturatin
 /// How long each call of a script may take.
 const SCRIPT_TIMEOUT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 const SCRIPT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// For how long grants to upload may be kept ahead.
+const GRANTS_AHEAD: (Duration, Duration) = (Duration::from_secs(60), DAY);
 /// Where scripts are unless told otherwise.
 const SCRIPTS: &str = "/etc/mobility-agent/scripts.d";
 
@@ -83,6 +91,23 @@ pub(super) fn scripts(fragment: &Fragment) -> Result<ScriptSettings, Failure> {
     let timeout = given.timeout.unwrap_or(SCRIPT_TIMEOUT_DEFAULT);
     within("scripts.timeout", timeout, SCRIPT_TIMEOUT, time)?;
     Ok(ScriptSettings { dir, timeout })
+}
+
+/// The way to the recovery service.
+pub(super) fn service(fragment: &Fragment) -> Result<ServiceSettings, Failure> {
+    let given = &fragment.service;
+    if let Some(ahead) = given.grants_ahead {
+        within("service.grants-ahead", ahead, GRANTS_AHEAD, time)?;
+    }
+    let options = Options {
+        proxy: ProxySettings { url: given.proxy.clone(), except: given.no_proxy.clone() },
+        ca_file: given.ca_file.clone(),
+        grants_ahead: given.grants_ahead,
+        retry_wait: fragment.limits.retry_wait,
+    };
+    options.proxy.check().map_err(|err| Failure::Config(format!("service.proxy: {err}")))?;
+    let state_dir = given.state_dir.clone().unwrap_or_else(|| DEFAULT_STATE_DIR.into());
+    Ok(ServiceSettings { state_dir, options })
 }
 
 fn time(duration: Duration) -> String {

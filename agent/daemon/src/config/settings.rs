@@ -10,20 +10,21 @@ use std::{
 use mobility_engine::Limits;
 
 use super::{
-    fragment::{Fragment, LimitsFragment, ScriptsFragment},
-    limits::{limits, scripts},
+    fragment::{Fragment, LimitsFragment, ScriptsFragment, ServiceFragment},
+    limits::{limits, scripts, service},
 };
 use crate::{
     cli::{Capture, Cut, RunArgs},
     exit::Failure,
+    service::Options,
 };
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// Where cache and target storage are.
-    pub(crate) vault: PathBuf,
-    /// The disks to protect, as they were named.
+    /// Where cache and target storage are in debug mode; a recovery service is used without it.
+    pub(crate) vault: Option<PathBuf>,
+    /// The disks to protect, as they were named; the service's policy says which where there are none.
     pub(crate) disks: Vec<PathBuf>,
     /// How changes are found.
     pub(crate) capture: Capture,
@@ -31,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     /// What makes applications ready for a point.
     pub(crate) scripts: ScriptSettings,
+    /// The way to the recovery service.
+    pub(crate) service: ServiceSettings,
     /// What it was made from.
     source: Fragment,
 }
@@ -42,6 +45,15 @@ pub(crate) struct ScriptSettings {
     pub(crate) dir: PathBuf,
     /// The time limit of each call.
     pub(crate) timeout: Duration,
+}
+
+/// Where the identity is that was enrolled, and how the recovery service is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceSettings {
+    /// The state directory.
+    pub(crate) state_dir: PathBuf,
+    /// The rest.
+    pub(crate) options: Options,
 }
 
 impl Settings {
@@ -62,29 +74,32 @@ impl Settings {
                 dir: args.scripts.as_ref().map(|dir| path::absolute(dir).unwrap_or_else(|_| dir.clone())),
                 timeout: None,
             },
+            service: ServiceFragment { state_dir: args.state_dir.clone(), ..ServiceFragment::default() },
         });
         Settings::check(fragment)
     }
 
     fn check(fragment: Fragment) -> Result<Settings, Failure> {
         let invalid = |what: &str| Err(Failure::Config(what.to_owned()));
-        if fragment.debug != Some(true) {
+        let debug = fragment.debug == Some(true);
+        let vault = fragment.vault.clone();
+        if vault.is_some() && !debug {
             return invalid(
-                "only local debug mode is there so far: add --debug (or `debug = true` to the configuration), with --vault",
+                "a vault is for local debug mode: add --debug (or `debug = true` to the configuration)",
             );
         }
-        let Some(vault) = fragment.vault.clone() else {
+        if vault.is_none() && debug {
             return invalid("debug mode needs a directory to keep recovery points in: add --vault DIR");
-        };
+        }
         let disks = fragment.disks.clone().unwrap_or_default();
-        if disks.is_empty() {
+        if disks.is_empty() && debug {
             return invalid(
                 "there is no disk to protect: add --disk PATH (`mobility-agent check` lists the disks)",
             );
         }
-        let (limits, scripts) = (limits(&fragment)?, scripts(&fragment)?);
+        let (limits, scripts, service) = (limits(&fragment)?, scripts(&fragment)?, service(&fragment)?);
         let capture = fragment.capture.unwrap_or_default();
-        Ok(Settings { vault, disks, capture, limits, scripts, source: fragment })
+        Ok(Settings { vault, disks, capture, limits, scripts, service, source: fragment })
     }
 
     /// The configuration as a fragment would have it, with the defaults filled in.
@@ -110,6 +125,7 @@ impl Settings {
                 dir: Some(self.scripts.dir.clone()),
                 timeout: Some(self.scripts.timeout),
             },
+            service: self.source.service.shown(),
             ..self.source.clone()
         };
         toml::to_string(&shown)

@@ -4,8 +4,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use mobility_engine::{Action, CommitDisk, CommitFault, CommitKind, Event, Fault, FaultKind, SegmentId};
-use mobility_format::{BlockSet, DiskId, Epoch, Generation, key::CacheKey, manifest::DiskState};
+use mobility_engine::{
+    Action, CommitDisk, CommitFault, CommitKind, Event, Fault, FaultKind, NewGeneration, SegmentId,
+};
+use mobility_format::{BlockSet, DiskId, Epoch, Generation, manifest::DiskState};
 use mobility_recovery::Head;
 
 use super::{
@@ -13,9 +15,9 @@ use super::{
     applications::MadeOf,
     commit, copy,
     disk::{self, Protected, Table},
-    fault,
     pack::{Chain, Packer, Sealed, lock},
     scan,
+    store::claim_of,
 };
 use crate::clock;
 
@@ -107,11 +109,10 @@ impl Replication {
             let mut table = lock(table);
             (table.next, table.sealed) = (None, None);
         }
-        let (intake, vault, mailbox) = (self.intake.clone(), self.vault.clone(), self.mailbox.clone());
+        let (store, mailbox, reason) = (self.store.clone(), self.mailbox.clone(), reason.to_owned());
+        let after = self.engine.status().generation;
         tokio::task::spawn_blocking(move || {
-            let result = commit::present(&vault)
-                .and_then(|()| lock(&intake).new_generation().map_err(|err| commit::of_intake(&err)));
-            let _ = mailbox.send(Message::Generation(result));
+            let _ = mailbox.send(Message::Generation(store.new_generation(after, &reason)));
         });
     }
 
@@ -140,13 +141,13 @@ impl Replication {
             Err(fault) => return self.answer(answer(id, Err(fault))),
         };
         let Some(table) = disk.table().cloned() else { return self.answer(answer(id, Ok(BlockSet::new()))) };
-        let (inspected, reader, stored) = (disk.disk.clone(), disk.reader.clone(), self.stored.clone());
-        let vault = self.vault.clone();
+        let (inspected, reader, store) = (disk.disk.clone(), disk.reader.clone(), self.store.clone());
         let (head, cancel, mailbox) =
             (self.head.as_ref().map(|head| head.digest), self.cancel.clone(), self.mailbox.clone());
         self.worker.run(move || {
-            let result = commit::present(&vault)
-                .and_then(|()| scan::scan(&inspected, &reader, &table, head, &stored, &cancel));
+            let result = store
+                .present()
+                .and_then(|()| scan::scan(&inspected, &reader, &table, head, store.as_ref(), &cancel));
             let _ = mailbox.send(Message::Event(answer(id, result)));
         });
     }
@@ -156,10 +157,10 @@ impl Replication {
             Ok(disk) => disk,
             Err(fault) => return self.answer(Event::Compared(id, Err(fault))),
         };
-        let (inspected, reader, stored) = (disk.disk.clone(), disk.reader.clone(), self.stored.clone());
+        let (inspected, reader, store) = (disk.disk.clone(), disk.reader.clone(), self.store.clone());
         let (cancel, mailbox) = (self.cancel.clone(), self.mailbox.clone());
         self.worker.run(move || {
-            let result = scan::compare(&inspected, &reader, &blocks, &stored, &cancel);
+            let result = scan::compare(&inspected, &reader, &blocks, store.as_ref(), &cancel);
             let _ = mailbox.send(Message::Event(Event::Compared(id, result)));
         });
     }
@@ -167,10 +168,11 @@ impl Replication {
     fn audit(&self, id: DiskId, blocks: BlockSet) {
         let found = self.present(id).ok().and_then(|disk| Some((disk, disk.tracker()?.clone())));
         let Some((disk, tracker)) = found else { return self.answer(Event::Audited(id, 0, BlockSet::new())) };
-        let (inspected, reader, stored) = (disk.disk.clone(), disk.reader.clone(), self.stored.clone());
+        let (inspected, reader, store) = (disk.disk.clone(), disk.reader.clone(), self.store.clone());
         let (cancel, mailbox) = (self.cancel.clone(), self.mailbox.clone());
         self.worker.run(move || {
-            let (checked, missed) = scan::audit(&inspected, &reader, &tracker, &blocks, &stored, &cancel);
+            let (checked, missed) =
+                scan::audit(&inspected, &reader, &tracker, &blocks, store.as_ref(), &cancel);
             let _ = mailbox.send(Message::Event(Event::Audited(id, checked, missed)));
         });
     }
@@ -211,41 +213,28 @@ impl Replication {
 
     fn upload(&self, id: SegmentId) {
         let Some(segment) = self.segments.get(&id).cloned() else { return };
-        let (vault, mailbox) = (self.vault.clone(), self.mailbox.clone());
+        let (store, mailbox) = (self.store.clone(), self.mailbox.clone());
         tokio::task::spawn_blocking(move || {
-            let result =
-                commit::present(&vault).and_then(|()| match vault.put_new(&segment.key, &segment.bytes) {
-                    // The key is of this session and this part: what is there is from a try whose answer got lost.
-                    Err(err) if !err.is_already_there() => Err(fault::of_storage(&err)),
-                    _ => Ok(()),
-                });
-            let verified = result.is_ok()
-                && mobility_recovery::verify_segment(&vault, &segment.key, &segment.reference).is_ok();
-            let key = segment.key;
+            let result = store.put_segment(&segment);
             // Before the loop hears of it, which is then the only one to hold the segment and can use its buffer again.
             drop(segment);
-            let _ = mailbox.send(Message::Uploaded { id, key, verified, result });
+            let _ = mailbox.send(Message::Uploaded { id, result });
         });
     }
 
-    pub(super) fn uploaded(
-        &mut self,
-        id: SegmentId,
-        key: &CacheKey,
-        verified: bool,
-        result: Result<(), Fault>,
-    ) {
-        if result.is_ok()
+    pub(super) fn uploaded(&mut self, id: SegmentId, result: Result<Option<u64>, Fault>) {
+        if let Ok(slot) = result
             && let Some(segment) = self.segments.remove(&id)
         {
-            if verified {
-                lock(&self.intake).trust_verified(key, segment.reference.digest);
+            if let Some(reference) = self.references.get_mut(&id) {
+                reference.slot = slot;
             }
             match Arc::into_inner(segment) {
                 Some(segment) => self.window.recycle(segment.bytes),
                 None => self.window.release(),
             }
         }
+        let result = result.map(drop);
         self.report.outage(result.as_ref().err());
         self.engine.handle(clock::now(), Event::Uploaded(id, result));
     }
@@ -265,13 +254,13 @@ impl Replication {
         self.note_committing(kind, &prepared.commit, made);
         let tables: Vec<Arc<Mutex<Table>>> =
             self.disks.values().filter_map(|disk| disk.table().cloned()).collect();
-        let (vault, intake, mailbox) = (self.vault.clone(), self.intake.clone(), self.mailbox.clone());
+        let (store, mailbox) = (self.store.clone(), self.mailbox.clone());
         self.prepared = Some(prepared.clone());
         tokio::task::spawn_blocking(move || {
             for table in &tables {
                 lock(table).seal(prepared.digest);
             }
-            let result = commit::commit(&vault, &intake, &prepared);
+            let result = store.commit(&prepared);
             if result.is_ok() {
                 for table in &tables {
                     lock(table).adopt();
@@ -316,23 +305,43 @@ impl Replication {
                 self.head_changed(head.clone());
                 self.report.committed();
                 self.answer_requests();
+                self.tell_service(true);
             }
             Err(CommitFault::Retry(fault)) => self.report.outage(Some(fault)),
             Err(fault) => {
-                let head = lock(&self.intake).head().cloned();
+                let head = self.store.head();
                 head.into_iter().for_each(|head| self.head_changed(head));
                 tracing::warn!("the epoch was not taken in, its blocks are sent again: {fault:?}");
             }
         }
+        let taken_in = result.as_ref().ok().filter(|_| self.store.takes_in_at_once()).map(|head| head.epoch);
         self.engine.handle(clock::now(), Event::CommitDone(result.map(|_| ())));
+        taken_in.into_iter().for_each(|epoch| self.engine.handle(clock::now(), Event::TakenIn(epoch)));
+    }
+
+    /// A new generation goes on from `head`.
+    pub(super) fn generation_given(&mut self, result: Result<(Generation, Option<Head>), Fault>) {
+        self.report.outage(result.as_ref().err());
+        let result = result.map(|(generation, head)| {
+            let epoch = head.as_ref().map_or(Epoch(0), |head| head.epoch);
+            if head != self.head {
+                match head {
+                    Some(head) => self.head_changed(head),
+                    None => self.head = None,
+                }
+            }
+            self.reset_chains(generation);
+            NewGeneration { generation, head: epoch }
+        });
+        self.engine.handle(clock::now(), Event::Generation(result));
     }
 
     fn head_changed(&mut self, head: Head) {
         // Before anything that was pending is forgotten: see `start::trusted`.
-        if let Err(err) = super::start::remember_head(&self.head_file, head.digest) {
+        if let Err(err) = super::start::remember_head(&self.head_file, &claim_of(&head)) {
             tracing::warn!("{}: {err}; after a restart the disks will be compared", self.head_file.display());
         }
-        lock(&self.stored).forget();
+        self.store.head_changed(&head);
         self.prepared = None;
         self.references.clear();
         self.head = Some(head);
@@ -365,7 +374,7 @@ impl Replication {
 }
 
 impl Table {
-    /// Finishes the table for the commit `head`. Without it the next scan makes it anew from the vault.
+    /// Finishes the table for the commit `head`. Without it the next scan makes it anew from what is stored.
     fn seal(&mut self, head: mobility_format::Digest) {
         let Some(next) = self.next.take() else { return };
         match next.seal(head) {

@@ -13,7 +13,7 @@ use mobility_format::{Epoch, Generation, manifest::Commit};
 
 use mobility_recovery::PointId;
 
-use super::{Message, Replication, freeze::Freezing, pack::lock};
+use super::{Message, Replication, freeze::Freezing, orders::Link, pack::lock};
 use crate::{
     clock,
     request::{self, Answer, Made, Request},
@@ -47,19 +47,20 @@ impl Applications {
         }
     }
 
-    fn answer(&mut self, number: u64, answer: &Answer) {
+    fn answer(&mut self, number: u64, answer: &Answer, link: Option<&mut Link>) {
         let Some(Request { id, .. }) = self.requests.remove(&number) else { return };
+        link.into_iter().for_each(|link| link.answered(&id, answer));
         if let Err(err) = request::answer(&self.requests_dir, &id, answer) {
             tracing::warn!("request {id} cannot be answered: {err}");
         }
     }
 
     /// Those who wait for a point will not get it from this run of the agent.
-    pub(super) fn ended(&mut self) {
+    pub(super) fn ended(&mut self, mut link: Option<&mut Link>) {
         let reason = "the agent was stopped before the point was made; ask again when it runs".to_owned();
         let numbers: Vec<u64> = self.requests.keys().copied().collect();
         let answer = Answer::Failed { reason };
-        numbers.into_iter().for_each(|number| self.answer(number, &answer));
+        numbers.into_iter().for_each(|number| self.answer(number, &answer, link.as_deref_mut()));
     }
 
     fn reason(&self) -> Reason {
@@ -150,7 +151,8 @@ impl Replication {
     pub(super) fn answer_requests(&mut self) {
         let Some((numbers, made)) = self.applications.committing.take() else { return };
         let answer = Answer::Made(made);
-        numbers.into_iter().for_each(|number| self.applications.answer(number, &answer));
+        let (applications, link) = (&mut self.applications, &mut self.link);
+        numbers.into_iter().for_each(|number| applications.answer(number, &answer, link.as_mut()));
     }
 }
 

@@ -14,10 +14,15 @@ use mobility_capture::{
     scan::{NextTable, SealedTable},
 };
 use mobility_engine::{DiskStart, Known, Tracking};
-use mobility_format::{BlockRange, BlockSet};
+use mobility_format::{BlockRange, BlockSet, control::Policy};
 
 use super::pack::lock;
-use crate::{cli::Capture, exit::Failure};
+use crate::{
+    check::whole_disks,
+    cli::Capture,
+    exit::Failure,
+    service::{inventory, policy},
+};
 
 /// How changes of a disk are found.
 pub(crate) enum Watcher {
@@ -53,7 +58,7 @@ pub(crate) struct Opening {
 
 impl Protected {
     /// Opens a disk and starts or takes up its tracking. `in_head` tells whether the head holds content of it, `trusted`
-    /// whether an earlier run of the agent followed this vault up to its head.
+    /// whether an earlier run of the agent tracked it since the head.
     pub(crate) fn open(
         disk: Disk,
         opening: &Opening,
@@ -125,11 +130,9 @@ impl Protected {
 fn known(tracker: &Tracker, continuity: Continuity, in_head: bool, trusted: bool) -> Known {
     match continuity {
         Continuity::Started(reason) => Known::Nothing(reason.to_string()),
-        Continuity::Continued if !in_head => {
-            Known::Nothing("the vault holds nothing of this disk yet".to_owned())
-        }
+        Continuity::Continued if !in_head => Known::Nothing("nothing is stored of this disk yet".to_owned()),
         Continuity::Continued if !trusted => {
-            Known::Nothing("the vault's newest commit is not the one that tracking went on from".to_owned())
+            Known::Nothing("the newest commit is not the one that tracking went on from".to_owned())
         }
         Continuity::Continued => Known::Owed(tracker.pending()),
     }
@@ -175,14 +178,36 @@ pub(crate) fn unknown(drained: &mobility_capture::ebpf::Drained) -> Option<Strin
         .then(|| "a program wrote to the disk by passthrough commands, which name no blocks".to_owned())
 }
 
-/// Finds out about the disks named, and whether they can be protected together with this vault.
-pub(crate) fn inspect_all(paths: &[PathBuf], vault: &Path) -> Result<Vec<Disk>, Failure> {
+/// Finds out about the disks named, and whether they can be protected together, with this vault if there is one.
+pub(crate) fn inspect_all(paths: &[PathBuf], vault: Option<&Path>) -> Result<Vec<Disk>, Failure> {
     let refuse = |err: mobility_capture::disk::DiskError| Failure::Disk(err.to_string());
     let disks: Vec<Disk> =
         paths.iter().map(|path| Disk::inspect(path).map_err(refuse)).collect::<Result<_, _>>()?;
     mobility_capture::disk::check_set(&disks).map_err(refuse)?;
-    for disk in &disks {
+    for (disk, vault) in disks.iter().flat_map(|disk| vault.map(|vault| (disk, vault))) {
         mobility_capture::disk::check_vault(disk, vault).map_err(refuse)?;
     }
     Ok(disks)
+}
+
+/// The disks of this machine that a policy protects. One that cannot be protected does not keep the others from being.
+pub(crate) fn chosen_by(policy: &Policy) -> Result<Vec<Disk>, Failure> {
+    let mut chosen = Vec::new();
+    for path in whole_disks() {
+        match Disk::inspect(&path) {
+            Ok(disk) if policy::protects(policy, &inventory::of_disk(&disk)) => chosen.push(disk),
+            Ok(disk) => {
+                tracing::info!("{} is left out by the policy '{}'", disk.given.display(), policy.name)
+            }
+            Err(err) => tracing::warn!("{} cannot be protected: {err}", path.display()),
+        }
+    }
+    mobility_capture::disk::check_set(&chosen).map_err(|err| Failure::Disk(err.to_string()))?;
+    match chosen.is_empty() {
+        false => Ok(chosen),
+        true => Err(Failure::Disk(format!(
+            "the policy '{}' protects no disk of this machine (`mobility-agent check` lists them): change the policy",
+            policy.name
+        ))),
+    }
 }

@@ -29,9 +29,9 @@ impl Replication {
         let ids: Vec<DiskId> = self.disks.keys().copied().collect();
         ids.into_iter().for_each(|id| self.look_at(id));
         let status = self.engine.status();
-        let captures =
-            self.disks.iter().map(|(id, disk)| (*id, (disk.disk.given.clone(), disk.capture()))).collect();
-        let line = self.report.write(&status, &captures);
+        let line = self.report.write(&status, &self.captures());
+        self.tell_service(false);
+        self.pace();
         self.systemd.status(&line);
         self.act();
     }

@@ -12,25 +12,28 @@ mod disk;
 mod fault;
 mod freeze;
 mod health;
+mod open;
+mod orders;
 mod pack;
 mod report;
 mod scan;
 mod start;
+mod store;
 mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use mobility_engine::{CommitFault, Engine, Event, Fault, SegmentId, Time};
-use mobility_format::{DiskId, Generation, key::CacheKey, manifest::SegmentRef};
-use mobility_recovery::{Head, Intake, Vault};
+use mobility_format::{DiskId, Generation, manifest::SegmentRef};
+use mobility_recovery::Head;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 pub(crate) use self::start::start;
@@ -38,12 +41,17 @@ use self::{
     applications::Applications,
     commit::Prepared,
     disk::{Opening, Protected},
+    open::VaultLock,
+    orders::Link,
     pack::{Sealed, SharedChain, Window},
     report::Report,
-    scan::Stored,
+    store::Store,
     worker::Worker,
 };
-use crate::{clock, config::Settings, identity::Identity, request::Request, systemd::Systemd};
+use crate::{
+    clock, config::Settings, exit::Failure, identity::Identity, request::Request, service::FromService,
+    systemd::Systemd,
+};
 
 /// How often the disks are looked at, and the state for `status` is written at least.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -56,16 +64,18 @@ pub(crate) enum Message {
     Event(Event),
     /// A segment was packed.
     Sealed(Sealed),
-    /// An upload ended; whether what arrived was checked.
-    Uploaded { id: SegmentId, key: CacheKey, verified: bool, result: Result<(), Fault> },
-    /// A new generation was given.
-    Generation(Result<Generation, Fault>),
+    /// An upload ended, in this slot.
+    Uploaded { id: SegmentId, result: Result<Option<u64>, Fault> },
+    /// A new generation was given, and the head that it goes on from.
+    Generation(Result<(Generation, Option<Head>), Fault>),
     /// A commit ended.
     Committed(Result<Head, CommitFault>),
     /// Somebody wants the agent to end, at once or after a last point.
     Stop { after_point: bool },
     /// Somebody asks for a point.
     Requested(Request),
+    /// The recovery service says something.
+    Service(FromService),
     /// The configuration may have changed.
     Reload,
 }
@@ -77,9 +87,8 @@ pub(crate) type Mailbox = UnboundedSender<Message>;
 pub(crate) struct Replication {
     engine: Engine,
     identity: Identity,
-    vault: Vault,
-    intake: Arc<Mutex<Intake>>,
-    stored: Arc<Mutex<Stored>>,
+    store: Arc<dyn Store>,
+    link: Option<Link>,
     head: Option<Head>,
     disks: BTreeMap<DiskId, Protected>,
     /// Disks that are being worked on.
@@ -104,11 +113,17 @@ pub(crate) struct Replication {
     systemd: Systemd,
     next_housekeeping: Time,
     stopped: bool,
+    /// Why it ended by itself, if it did.
+    failure: Option<Failure>,
+    _lock: Option<VaultLock>,
 }
 
 impl Replication {
     /// Replicates until told to stop. `reload` reads the configuration again.
-    pub(crate) async fn run(mut self, reload: impl Fn() -> Result<Settings, String>) {
+    ///
+    /// # Errors
+    /// Why it ended by itself: the service has no use for this agent any more.
+    pub(crate) async fn run(mut self, reload: impl Fn() -> Result<Settings, String>) -> Result<(), Failure> {
         self.systemd.ready();
         self.act();
         while !self.stopped {
@@ -127,6 +142,7 @@ impl Replication {
             self.housekeep();
         }
         self.finish();
+        self.failure.take().map_or(Ok(()), Err)
     }
 
     fn take_in(&mut self, message: Message) {
@@ -139,14 +155,8 @@ impl Replication {
                 self.look_at_grown();
             }
             Message::Sealed(sealed) => self.sealed(sealed),
-            Message::Uploaded { id, key, verified, result } => self.uploaded(id, &key, verified, result),
-            Message::Generation(result) => {
-                if let Ok(generation) = result {
-                    self.reset_chains(generation);
-                }
-                self.report.outage(result.as_ref().err());
-                self.engine.handle(now, Event::Generation(result));
-            }
+            Message::Uploaded { id, result } => self.uploaded(id, result),
+            Message::Generation(result) => self.generation_given(result),
             Message::Committed(result) => self.committed(result),
             Message::Stop { after_point } => {
                 self.systemd.stopping();
@@ -157,6 +167,7 @@ impl Replication {
                 self.engine.handle(now, Event::Stop { after_point });
             }
             Message::Requested(request) => self.requested(request),
+            Message::Service(said) => self.said_by_service(said),
             // Taken in by the loop itself.
             Message::Reload => {}
         }
@@ -169,7 +180,7 @@ impl Replication {
                 for change in self.report.settings_changed(&settings) {
                     tracing::info!("{change}");
                 }
-                self.engine.handle(clock::now(), Event::LimitsChanged(settings.limits));
+                self.limits_changed();
             }
             Err(problem) => {
                 tracing::error!(
@@ -185,7 +196,8 @@ impl Replication {
         self.window.close();
         self.cancel.store(true, Ordering::Relaxed);
         self.worker.finish(LAST_WORK);
-        self.applications.ended();
+        self.applications.ended(self.link.as_mut());
+        self.stop_service();
         self.report.ended();
         tracing::info!("stopped; tracking goes on in the kernel for disks that have a tracker");
     }

@@ -115,10 +115,17 @@ impl Window {
 pub(crate) struct Sealed {
     pub(crate) id: SegmentId,
     pub(crate) key: CacheKey,
+    pub(crate) generation: Generation,
     pub(crate) bytes: Vec<u8>,
     pub(crate) reference: SegmentRef,
     pub(crate) disk: DiskId,
     pub(crate) round: u64,
+}
+
+impl AsRef<[u8]> for Sealed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What the segments of a disk in an epoch have in common, and where their chain stands.
@@ -207,7 +214,7 @@ impl<'a> Packer<'a> {
         self.chain.part += 1;
         self.chain.previous = summary.digest;
         let key = CacheKey::Segment { machine, generation, epoch, disk, session, part };
-        (self.sealed)(Sealed { id: next_id(), key, bytes, reference, disk, round: self.round });
+        (self.sealed)(Sealed { id: next_id(), key, generation, bytes, reference, disk, round: self.round });
         Ok(())
     }
 

@@ -2,13 +2,20 @@
 //!
 //! Deliberately not here: any decision.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use mobility_engine::{CommitKind, DiskPhase, DiskStatus, Event, Fault, PointFigures, Status, Time, Verdict};
-use mobility_format::{ByteCount, Digest, DiskId, Epoch, MachineId, manifest::Commit};
+use mobility_engine::{
+    CommitKind, DiskPhase, DiskStatus, Event, Fault, Limits, PointFigures, Status, Time, Verdict,
+};
+use mobility_format::{
+    ByteCount, Digest, Epoch, MachineId,
+    control::{self, DiskHealth, MachineHealth, Trouble},
+    manifest::Commit,
+};
 
+use super::orders::Captures;
 use crate::{
     clock,
     config::Settings,
@@ -170,12 +177,51 @@ impl Report {
         changes
     }
 
+    /// The limits of the configuration.
+    pub(crate) fn limits(&self) -> Limits {
+        self.settings.limits
+    }
+
+    /// What a recovery service is told.
+    pub(crate) fn health(&self, status: &Status, disks: &Captures) -> MachineHealth {
+        let state = self.state(status, disks);
+        let trouble = |problem: &Problem| Trouble {
+            kind: problem.kind.clone(),
+            message: problem.message.clone(),
+            since: problem.since,
+        };
+        let point = |point: &LastPoint| control::LastPoint {
+            epoch: point.epoch,
+            time: point.time,
+            consistency: point.consistency,
+        };
+        let disk = |disk: &state_file::Disk| DiskHealth {
+            id: disk.id,
+            name: disk.path.display().to_string(),
+            size: disk.size,
+            capture: disk.capture.clone(),
+            state: disk.state.clone(),
+            remaining: disk.remaining,
+            resync_reason: disk.resync_reason.clone(),
+            audited_blocks: disk.audited_blocks,
+            missed_blocks: disk.missed_blocks,
+        };
+        MachineHealth {
+            agent: state.agent.clone(),
+            clock: state.updated,
+            phase: state.phase.clone(),
+            last_point: state.last_point.as_ref().map(point),
+            churn_per_s: state.churn_per_s,
+            backlog: state.backlog,
+            // The connection knows, and fills it in.
+            certificate_expires: None,
+            trouble: state.outage.iter().chain(&state.last_error).map(trouble).collect(),
+            disks: state.disks.iter().map(disk).collect(),
+        }
+    }
+
     /// Writes the state file, and returns it as one line.
-    pub(crate) fn write(
-        &mut self,
-        status: &Status,
-        disks: &BTreeMap<DiskId, (PathBuf, &'static str)>,
-    ) -> String {
+    pub(crate) fn write(&mut self, status: &Status, disks: &Captures) -> String {
         let state = self.state(status, disks);
         if let Err(err) = state.write(&self.file) {
             tracing::debug!("{}: {err}", self.file.display());
@@ -196,7 +242,7 @@ impl Report {
         self.bar.set_message(format!("{} left", ByteCount(left)));
     }
 
-    fn state(&self, status: &Status, paths: &BTreeMap<DiskId, (PathBuf, &'static str)>) -> State {
+    fn state(&self, status: &Status, paths: &Captures) -> State {
         let now = clock::wall();
         let seconds = |since: Timestamp| u64::try_from(now.duration_since(since).as_secs()).unwrap_or(0);
         let disks: Vec<_> = status.disks.iter().map(|disk| disk_state(disk, paths)).collect();
@@ -244,7 +290,7 @@ fn figures(kind: &CommitKind) -> Option<&PointFigures> {
     }
 }
 
-fn disk_state(disk: &DiskStatus, paths: &BTreeMap<DiskId, (PathBuf, &'static str)>) -> state_file::Disk {
+fn disk_state(disk: &DiskStatus, paths: &Captures) -> state_file::Disk {
     let (path, capture) = paths.get(&disk.id).cloned().unwrap_or_default();
     state_file::Disk {
         id: disk.id,

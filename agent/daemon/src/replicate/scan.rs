@@ -1,8 +1,7 @@
 //! Compares disks with what is stored of them: the scan of a disk without a tracker, the comparison of a resync, and the
 //! audit.
 //!
-//! In debug mode the recovery library says what the head holds; with a service it will be asked. Deliberately not here:
-//! what is done about blocks that differ.
+//! Deliberately not here: who knows what the head holds (`store`), and what is done about blocks that differ.
 
 use std::sync::{Mutex, atomic::AtomicBool};
 
@@ -13,55 +12,14 @@ use mobility_capture::{
     scan::{DigestTable, Expected, NextTable, Scan, ScanError, ScanOutcome, Unusable},
 };
 use mobility_engine::{Fault, FaultKind};
-use mobility_format::{BlockIndex, BlockRange, BlockSet, Digest, DiskId, MachineId, WINDOW_BLOCKS};
-use mobility_recovery::{Catalog, Vault, WindowContent, WindowReader, block_digests};
+use mobility_format::{BlockRange, BlockSet, Digest, WINDOW_BLOCKS};
 
-use super::{disk::Table, fault, pack::lock};
-
-/// What the head holds of the machine's disks, opened when it is first asked for.
-pub(crate) struct Stored {
-    vault: Vault,
-    machine: MachineId,
-    catalog: Option<Catalog>,
-    windows: Vec<(DiskId, WindowReader)>,
-}
-
-impl Stored {
-    pub(crate) fn new(vault: Vault, machine: MachineId) -> Self {
-        Stored { vault, machine, catalog: None, windows: Vec::new() }
-    }
-
-    /// There is a new head.
-    pub(crate) fn forget(&mut self) {
-        self.catalog = None;
-        self.windows.clear();
-    }
-
-    fn windows_of(&mut self, disk: DiskId) -> Result<&mut WindowReader, String> {
-        if let Some(at) = self.windows.iter().position(|(id, _)| *id == disk) {
-            return Ok(&mut self.windows[at].1);
-        }
-        if self.catalog.is_none() {
-            self.catalog = Some(Catalog::load(&self.vault, self.machine).map_err(|err| err.to_string())?);
-        }
-        let Some(catalog) = &self.catalog else { return Err("the catalog was just loaded".to_owned()) };
-        let reader = WindowReader::at_head(catalog, disk).map_err(|err| err.to_string())?;
-        self.windows.push((disk, reader));
-        self.windows.last_mut().map(|(_, reader)| reader).ok_or_else(|| "it was just pushed".to_owned())
-    }
-
-    /// What the head holds in the window that begins at `window`.
-    fn expected(&mut self, disk: DiskId, window: BlockIndex) -> Result<Expected, String> {
-        let reader = self.windows_of(disk)?;
-        if window.byte_offset() >= reader.size().0 {
-            return Ok(Expected::Zero);
-        }
-        match reader.window(window).map_err(|err| err.to_string())? {
-            WindowContent::Zero => Ok(Expected::Zero),
-            data => Ok(Expected::Digests(Box::new(block_digests(&data)))),
-        }
-    }
-}
+use super::{
+    disk::Table,
+    fault,
+    pack::lock,
+    store::{NotKnown, Store},
+};
 
 /// Scans the whole disk against its table: what differs from the head, or, when called again, from what was sent since.
 pub(crate) fn scan(
@@ -69,12 +27,12 @@ pub(crate) fn scan(
     reader: &DirectReader,
     table: &Mutex<Table>,
     head: Option<Digest>,
-    stored: &Mutex<Stored>,
+    store: &dyn Store,
     cancel: &AtomicBool,
 ) -> Result<BlockSet, Fault> {
     let mut table = lock(table);
     if table.next.is_none() {
-        table.next = Some(begin(disk, &table, head, stored)?);
+        table.next = Some(begin(disk, &table, head, store)?);
     }
     let Some(next) = &mut table.next else {
         return Err(fault::of_disk(&disk.name, "its digest table is gone"));
@@ -84,12 +42,7 @@ pub(crate) fn scan(
 }
 
 /// A table to go on from the head with.
-fn begin(
-    disk: &Disk,
-    table: &Table,
-    head: Option<Digest>,
-    stored: &Mutex<Stored>,
-) -> Result<NextTable, Fault> {
+fn begin(disk: &Disk, table: &Table, head: Option<Digest>, store: &dyn Store) -> Result<NextTable, Fault> {
     let fail = |err: &dyn std::fmt::Display| Fault {
         kind: FaultKind::Storage,
         message: format!("{}: its digest table {}: {err}", disk.name, table.path.display()),
@@ -99,9 +52,12 @@ fn begin(
         Some((_, Ok(base))) => Some(base),
         Some((head, Err(unusable))) => {
             if !matches!(unusable, Unusable::Missing { .. }) {
-                tracing::warn!(disk = disk.name, "{unusable}; it is made anew from the vault");
+                tracing::warn!(disk = disk.name, "{unusable}; it is made anew from what is stored");
             }
-            rebuild(disk, table, head, stored).map_err(|err| fail(&err))?
+            rebuild(disk, table, head, store).map_err(|err| match err {
+                NotKnown::Now(fault) => fault,
+                NotKnown::Damaged(problem) => fail(&problem),
+            })?
         }
     };
     NextTable::create(&table.path, disk, base.as_ref()).map_err(|err| fail(&err))
@@ -112,24 +68,23 @@ fn rebuild(
     disk: &Disk,
     table: &Table,
     head: Digest,
-    stored: &Mutex<Stored>,
-) -> Result<Option<DigestTable>, String> {
-    let mut stored = lock(stored);
-    let Ok(windows) = stored.windows_of(disk.id).map(|reader| reader.windows()) else { return Ok(None) };
-    let mut next = NextTable::create(&table.path, disk, None).map_err(|err| err.to_string())?;
-    for window in windows.map_err(|err| err.to_string())? {
-        let (start, content) = window.map_err(|err| err.to_string())?;
-        let range =
-            BlockRange { start, count: WINDOW_BLOCKS }.intersection(BlockRange::whole_disk(disk.size));
-        if content != WindowContent::Zero && range.count > 0 {
-            let digests = block_digests(&content);
-            next.record(start, &digests[..range.count as usize]).map_err(|err| err.to_string())?;
+    store: &dyn Store,
+) -> Result<Option<DigestTable>, NotKnown> {
+    let failed = |err: &dyn std::fmt::Display| NotKnown::Damaged(err.to_string());
+    let mut next = NextTable::create(&table.path, disk, None).map_err(|err| failed(&err))?;
+    let whole = BlockRange::whole_disk(disk.size);
+    let known = store.each_window(disk.id, &mut |start, digests| {
+        let range = BlockRange { start, count: WINDOW_BLOCKS }.intersection(whole);
+        match range.count {
+            0 => Ok(()),
+            count => next.record(start, &digests[..count as usize]).map_err(|err| err.to_string()),
         }
+    })?;
+    if !known {
+        return Ok(None);
     }
-    next.seal(head)
-        .and_then(mobility_capture::scan::SealedTable::adopt)
-        .map(Some)
-        .map_err(|err| err.to_string())
+    let sealed = next.seal(head).and_then(mobility_capture::scan::SealedTable::adopt);
+    sealed.map(Some).map_err(|err| failed(&err))
 }
 
 /// Of `blocks`, those that differ from the head.
@@ -137,23 +92,31 @@ pub(crate) fn compare(
     disk: &Disk,
     reader: &DirectReader,
     blocks: &BlockSet,
-    stored: &Mutex<Stored>,
+    store: &dyn Store,
     cancel: &AtomicBool,
 ) -> Result<BlockSet, Fault> {
-    let mut stored = lock(stored);
-    // What the vault cannot say, because it is damaged, has to be sent.
-    let expected = |window| match stored.expected(disk.id, window) {
-        Ok(expected) => Ok::<_, std::convert::Infallible>(expected),
-        Err(err) => {
-            tracing::error!(disk = disk.name, "the vault cannot be compared with at {window}: {err}");
+    let mut not_now = None;
+    let expected = |window| match store.expected(disk.id, window) {
+        Ok(expected) => Ok(expected),
+        // What is damaged has to be sent.
+        Err(NotKnown::Damaged(err)) => {
+            tracing::error!(disk = disk.name, "what is stored cannot be compared with at {window}: {err}");
             Ok(Expected::Unknown)
+        }
+        Err(NotKnown::Now(fault)) => {
+            let message = fault.message.clone();
+            not_now = Some(fault);
+            Err(message)
         }
     };
     let whole = BlockRange::whole_disk(reader.size());
     let mut skip = BlockSet::of(whole);
     skip.subtract(blocks);
     let outcome = Scan::new(reader).cancelled_by(cancel).compare(whole, &skip, expected);
-    differing(&disk.name, outcome)
+    match not_now {
+        Some(fault) => Err(fault),
+        None => differing(&disk.name, outcome),
+    }
 }
 
 fn differing(name: &str, outcome: Result<ScanOutcome, ScanError>) -> Result<BlockSet, Fault> {
@@ -172,7 +135,7 @@ pub(crate) fn audit(
     reader: &DirectReader,
     tracker: &Mutex<Tracker>,
     blocks: &BlockSet,
-    stored: &Mutex<Stored>,
+    store: &dyn Store,
     cancel: &AtomicBool,
 ) -> (u64, BlockSet) {
     let Some(window) = blocks.runs().next().map(|run| run.start.window_start()) else {
@@ -180,12 +143,17 @@ pub(crate) fn audit(
     };
     let mut skip = BlockSet::of(BlockRange { start: window, count: WINDOW_BLOCKS });
     skip.subtract(blocks);
-    let expected = match lock(stored).expected(disk.id, window) {
+    let expected = match store.expected(disk.id, window) {
         Ok(expected) => expected,
-        Err(err) => {
-            tracing::error!(disk = disk.name, "the audit cannot compare with the vault at {window}: {err}");
+        Err(NotKnown::Damaged(err)) => {
+            tracing::error!(
+                disk = disk.name,
+                "the audit cannot compare with what is stored at {window}: {err}"
+            );
             return (0, BlockSet::new());
         }
+        // It is looked at in the next round.
+        Err(NotKnown::Now(_)) => return (0, BlockSet::new()),
     };
     let range = BlockRange { start: window, count: WINDOW_BLOCKS };
     let outcome = Scan::new(reader)

@@ -1,10 +1,10 @@
-//! Brings a replication to life: vault, identity, head, disks, trackers, engine.
+//! Brings a replication to life: storage, identity, head, disks, trackers, engine.
 //!
 //! Deliberately not here: flags and configuration files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, OpenOptions},
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool},
 };
@@ -13,20 +13,20 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 use mobility_capture::disk::Disk;
 use mobility_engine::{DiskStart, Engine, Start};
-use mobility_format::{Digest, DiskId, Epoch, Generation, MachineId, SessionId};
-use mobility_recovery::{Catalog, Head, Intake, Vault};
-use rustix::fs::{FlockOperation, flock};
+use mobility_format::{Digest, DiskId, Epoch, Generation, MachineId, SessionId, control::Claim};
+use mobility_recovery::Head;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
     Message, Replication,
     applications::Applications,
-    commit,
-    disk::{Opening, Protected, inspect_all},
+    disk::{Opening, Protected},
     freeze::{self, Freezing},
+    open::{self, Opened},
+    orders,
     pack::{Chain, Window},
     report::Report,
-    scan::Stored,
+    store::Newest,
     worker::Worker,
 };
 use crate::{
@@ -42,39 +42,6 @@ use crate::{
 
 /// Where trackers are pinned, one directory for each machine id: two vaults never share a tracker.
 const PIN_ROOT: &str = mobility_capture::ebpf::DEFAULT_PIN_ROOT;
-
-/// Keeps a second agent away from the same vault for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct VaultLock(#[allow(dead_code, reason = "it is held, not read")] File);
-
-/// The vault with the service's part, and who we are in it.
-struct Opened {
-    vault: Vault,
-    identity: Identity,
-    intake: Intake,
-    generation: Generation,
-    lock: VaultLock,
-}
-
-fn open_vault(path: &Path) -> anyhow::Result<Opened> {
-    let refused = |err: mobility_recovery::IntakeError| Failure::Vault(err.to_string());
-    let vault = Vault::create(path).map_err(|err| Failure::Vault(err.to_string()))?;
-    let private = private_dir(&vault);
-    fs::create_dir_all(&private).map_err(|err| Failure::Vault(format!("{}: {err}", private.display())))?;
-    let lock = lock_vault(&private)?;
-    let identity = Identity::load_or_create(&private.join("identity"))?;
-    let mut intake = Intake::open(&vault, identity.machine, identity.public_key()).map_err(refused)?;
-    if commit::take_in_leftovers(&mut intake).map_err(refused)? {
-        intake.new_generation().map_err(refused)?;
-    }
-    let generation = intake.generation().map_err(refused)?;
-    Ok(Opened { vault, identity, intake, generation, lock })
-}
-
-/// Where the agent keeps what is its own.
-fn private_dir(vault: &Vault) -> PathBuf {
-    vault.root().join("agent")
-}
 
 /// Opens the disks and their tracking.
 fn open_disks(
@@ -102,32 +69,35 @@ pub(crate) fn start(
     runtime_dir: &Path,
     bar: ProgressBar,
     (mailbox, messages): (UnboundedSender<Message>, UnboundedReceiver<Message>),
-) -> anyhow::Result<(Replication, VaultLock)> {
+) -> anyhow::Result<Replication> {
     freeze::thaw_what_was_left(runtime_dir);
-    let inspected = inspect_all(&settings.disks, &settings.vault)?;
-    let Opened { vault, identity, intake, generation, lock } = open_vault(&settings.vault)?;
+    let opened = open::open(settings, runtime_dir, &mailbox)?;
+    let Opened { store, identity, newest, inspected, private, link, lock } = opened;
+    let Newest { head, previous, generation } = newest;
     let machine = identity.machine;
     fs::create_dir_all(runtime_dir).with_context(|| {
         format!("cannot make the runtime directory {}; choose one with --runtime-dir", runtime_dir.display())
     })?;
     let cancel = Arc::new(AtomicBool::new(false));
     let applications = applications(settings, runtime_dir, machine, cancel.clone());
-    let head = intake.head().cloned();
-    let head_file = runtime_dir.join(format!("{machine}.head"));
+    let head_file = head_file(runtime_dir, machine);
     let pin_root = Path::new(PIN_ROOT).join(machine.to_string());
-    let opening = Opening { capture: settings.capture, pin_root, tables: private_dir(&vault) };
-    let trusted = trusted(&head_file, &vault, head.as_ref());
+    let opening = Opening { capture: settings.capture, pin_root, tables: private };
+    let trusted = trusted(remembered_head(&head_file), head.as_ref(), previous);
     let (disks, starts) = open_disks(inspected, &opening, head.as_ref(), trusted)?;
     let seed = u64::from_le_bytes(identity::random()?);
     let epoch = head.as_ref().map_or(Epoch(0), |head| head.epoch);
-    let start = Start { limits: settings.limits, seed, head: Some((generation, epoch)), disks: starts };
+    let limits =
+        link.as_ref().map_or(settings.limits, |link| orders::with_policy(settings.limits, link.policy()));
+    // Nothing was committed yet where there is no head, whatever generation the service has reached.
+    let begun = (head.is_some() || generation > Generation(0)).then_some((generation, epoch));
+    let start = Start { limits, seed, head: begun, disks: starts };
     let mut replication = Replication {
         engine: Engine::new(clock::now(), start),
-        stored: Arc::new(Mutex::new(Stored::new(vault.clone(), machine))),
-        intake: Arc::new(Mutex::new(intake)),
+        store,
+        link,
         chains: disks.keys().map(|&id| (id, Arc::new(Mutex::new(empty_chain(&identity, id))))).collect(),
         report: Report::new(machine, settings.clone(), state_file::path(runtime_dir, machine), bar),
-        vault,
         identity,
         head,
         disks,
@@ -148,9 +118,12 @@ pub(crate) fn start(
         systemd: Systemd::new(),
         next_housekeeping: clock::now(),
         stopped: false,
+        failure: None,
+        _lock: lock,
     };
     replication.reset_chains(generation);
-    Ok((replication, lock))
+    replication.pace();
+    Ok(replication)
 }
 
 /// Applications that an earlier agent left held are let go.
@@ -181,43 +154,27 @@ fn empty_chain(identity: &Identity, disk: DiskId) -> Chain {
     }
 }
 
-fn lock_vault(private: &Path) -> Result<VaultLock, Failure> {
-    let path: PathBuf = private.join("lock");
-    let fail = |what: String| Failure::Vault(format!("{}: {what}", path.display()));
-    // Held without the right to write, which would keep an operator from mounting the file system read-only.
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .and_then(|_| File::open(&path))
-        .map_err(|err| fail(err.to_string()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(VaultLock(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(fail(
-            "another agent is using this vault; stop it, or give this one a vault of its own".to_owned(),
-        )),
-        Err(err) => Err(fail(err.to_string())),
-    }
+/// Where the newest commit is noted: in the runtime directory, which like tracking does not outlive a reboot.
+pub(super) fn head_file(runtime_dir: &Path, machine: MachineId) -> PathBuf {
+    runtime_dir.join(format!("{machine}.head"))
 }
 
 /// Notes the newest commit, before what it made durable is forgotten by the trackers.
-pub(super) fn remember_head(file: &Path, head: Digest) -> std::io::Result<()> {
+pub(super) fn remember_head(file: &Path, head: &Claim) -> std::io::Result<()> {
     let unfinished = file.with_extension("head.new");
-    fs::write(&unfinished, head.to_string())?;
+    fs::write(&unfinished, serde_json::to_vec(head)?)?;
     fs::rename(unfinished, file)
 }
 
-/// Whether what the trackers have marked is all that differs from the vault's head: the head is the one that this machine
-/// remembers from this boot, or the one right after it, whose answer it did not live to see. A vault that was put back to
+/// The newest commit that this machine remembers from this boot.
+pub(super) fn remembered_head(file: &Path) -> Option<Claim> {
+    serde_json::from_slice(&fs::read(file).ok()?).ok()
+}
+
+/// Whether what the trackers have marked is all that differs from the head: the head is the one that this machine
+/// remembers from this boot, or the one right after it, whose answer it did not live to see. A storage that was put back to
 /// an earlier state is found out here.
-fn trusted(file: &Path, vault: &Vault, head: Option<&Head>) -> bool {
-    let (Some(head), Ok(remembered)) = (head, fs::read_to_string(file)) else { return false };
-    if remembered == head.digest.to_string() {
-        return true;
-    }
-    let machine = file.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-    let catalog = machine.and_then(|machine| Catalog::load(vault, machine).ok());
-    let newest = catalog.as_ref().and_then(|catalog| catalog.manifest(head.epoch));
-    newest.is_some_and(|newest| newest.manifest.previous.to_string() == remembered)
+fn trusted(remembered: Option<Claim>, head: Option<&Head>, previous: Option<Digest>) -> bool {
+    let (Some(remembered), Some(head)) = (remembered, head) else { return false };
+    remembered.digest == head.digest || Some(remembered.digest) == previous
 }

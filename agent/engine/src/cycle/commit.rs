@@ -116,9 +116,10 @@ impl Engine {
     }
 
     pub(crate) fn committed(&mut self, now: Time) {
-        self.epoch = self.epoch.next();
+        let epoch = self.epoch;
+        self.epoch = epoch.next();
         for disk in self.disks.values_mut() {
-            let left = disk.settle();
+            let left = disk.settle(epoch);
             self.actions.push_back(Action::Settle(disk.id, left));
         }
         let cycle = std::mem::take(&mut self.cycle);

@@ -1,0 +1,139 @@
+//! The real recovery service as a process, and machines enrolled with it.
+//!
+//! Everything it knows is below one directory of the test's, and it listens on a free port of the loopback. Deliberately not
+//! here: what is said to it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "for tests, which fail by panicking")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{agent_process::program, scratch::eventually};
+
+/// How long it may take to end.
+const END: Duration = Duration::from_secs(60);
+
+/// A running service, or one that is to be started again.
+#[derive(Debug)]
+pub struct ServiceProcess {
+    data: PathBuf,
+    child: Option<Child>,
+    port: u16,
+}
+
+impl ServiceProcess {
+    /// Starts a service that has never run before, with its data in `data`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn new(data: PathBuf) -> ServiceProcess {
+        let mut service = ServiceProcess { data, child: None, port: 0 };
+        service.start();
+        // Once more, under the address that it is going to be known by.
+        service.stop();
+        service.start();
+        service
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Where both storages are: a vault for the offline commands.
+    #[must_use]
+    pub fn storage(&self) -> PathBuf {
+        self.data.join("storage")
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it, on the port that it had before.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(&mut self) {
+        let mut command = Command::new(program("recovery-service"));
+        command.arg("serve").arg("--data").arg(&self.data);
+        command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        if self.port != 0 {
+            command.arg("--address").arg(self.address());
+        }
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next().expect("the service ended at its start").unwrap();
+        self.port = first.rsplit(':').next().unwrap().parse().unwrap();
+        self.child = Some(child);
+        std::thread::spawn(move || lines.for_each(drop));
+    }
+
+    /// Ends it as an operator does.
+    ///
+    /// # Panics
+    /// When it does not end, or not well.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().unwrap();
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let status = eventually("the end of the service", END, || child.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+    }
+
+    /// Ends it as a power cut does.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks it as its administrator.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub fn admin(&self, arguments: &[&str]) -> Value {
+        let mut command = Command::new(program("recovery-service"));
+        let output = command.args(arguments).arg("--json").arg("--service").arg(&self.data).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Enrols this machine, with its state in `state`.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn enrol(&self, state: &Path) {
+        let made = self.admin(&["token", "create"]);
+        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        let token = state.with_extension("token");
+        fs::write(&token, text("token")).unwrap();
+        let mut command = Command::new(program("mobility-agent"));
+        command.args(["enroll", "--service", &self.address(), "--ca-fingerprint", &text("ca_fingerprint")]);
+        let output = command.arg("--token-file").arg(token).arg("--state-dir").arg(state).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for ServiceProcess {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
