@@ -10,7 +10,7 @@ use mobility_tests::{binary::binary, requirement::Requirement};
 
 fn demo() -> String {
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(binary("mobility-agent", "mobility-agent"))
+    let output = Command::new(binary("mobility-agent"))
         .args(["demo", "--size", "64", "--dir"])
         .arg(dir.path())
         .output()

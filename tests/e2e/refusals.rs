@@ -90,7 +90,9 @@ fn a_configuration_that_is_not_valid_is_refused() {
         command.args(["run", "--config-root"]).arg(scratch.path("none")).args(arguments);
         command
     };
-    refused(run(&[]), &scratch, 3, &["--debug"]);
+    let state = scratch.path("state");
+    refused(run(&["--state-dir", state.to_str().unwrap()]), &scratch, 15, &["not enrolled", "enroll"]);
+    refused(run(&["--vault", "/nowhere"]), &scratch, 3, &["--debug"]);
     refused(run(&["--debug"]), &scratch, 3, &["--vault"]);
     refused(run(&["--debug", "--vault", "/nowhere"]), &scratch, 3, &["--disk"]);
     refused(run(&["--interval", "15"]), &scratch, 2, &["15s"]);

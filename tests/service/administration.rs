@@ -215,7 +215,7 @@ fn it_stops_when_told_although_machines_wait_for_commands() {
         let (agent, address) = (&agent, rig.address.clone());
         let waiting = scope.spawn(move || agent.commands(50));
         wait_for("the service", || agent.client.get(format!("{address}/v1/x")).send().ok());
-        assert!(rig.stop());
+        rig.stop();
         waiting.join().unwrap().unwrap();
     });
     rig.start();

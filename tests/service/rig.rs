@@ -3,16 +3,13 @@
 //! Deliberately not here: what is said to it.
 
 use std::{
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    ops::{Deref, DerefMut},
+    process::Command,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
+use mobility_tests::service_process::ServiceProcess;
 use reqwest::{
     Certificate, Identity,
     blocking::{Client, ClientBuilder},
@@ -35,119 +32,45 @@ fn fresh_database(server: &str) -> String {
     let made =
         Command::new("psql").args([&format!("{server}/postgres"), "-q", "-c", &create]).status().unwrap();
     assert!(made.success());
-    format!("database = '{server}/{name}'")
+    format!("database = '{server}/{name}'\n")
 }
 
-/// A running service.
+/// A service of the test's own.
 pub(crate) struct Rig {
-    dir: TempDir,
-    child: Option<Child>,
+    process: ServiceProcess,
     pub(crate) address: String,
-    port: u16,
+    /// The part of the configuration that stays.
+    database: String,
+    _dir: TempDir,
 }
 
-/// Where the program is.
-pub(crate) fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| mobility_tests::binary::binary("mobility-recovery", "recovery-service"))
+impl Deref for Rig {
+    type Target = ServiceProcess;
+
+    fn deref(&self) -> &ServiceProcess {
+        &self.process
+    }
+}
+
+impl DerefMut for Rig {
+    fn deref_mut(&mut self) -> &mut ServiceProcess {
+        &mut self.process
+    }
 }
 
 impl Rig {
     /// Starts a service that has never run before.
     pub(crate) fn new() -> Rig {
         rustls::crypto::ring::default_provider().install_default().ok();
-        let mut rig = Rig { dir: TempDir::new().unwrap(), child: None, address: String::new(), port: 0 };
-        rig.configure("");
-        rig.start();
-        rig
+        let dir = TempDir::new().unwrap();
+        let database = std::env::var(POSTGRESQL).map_or(String::new(), |server| fresh_database(&server));
+        let process = ServiceProcess::configured(dir.path().join("data"), &database);
+        Rig { address: process.address(), process, database, _dir: dir }
     }
 
-    /// Its data directory.
-    pub(crate) fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    /// A configuration file for what is started from now on.
+    /// Adds to the configuration of what is started from now on.
     pub(crate) fn configure(&self, text: &str) {
-        let path = self.dir.path().join("service.toml");
-        let database = match std::fs::read_to_string(&path) {
-            Ok(before) => before.lines().next().unwrap_or_default().to_owned(),
-            Err(_) => std::env::var(POSTGRESQL).map_or(String::new(), |server| fresh_database(&server)),
-        };
-        std::fs::write(path, format!("{database}\n{text}")).unwrap();
-    }
-
-    /// The command that starts it.
-    pub(crate) fn serve(&self) -> Command {
-        let mut command = Command::new(program());
-        command.arg("serve").arg("--data").arg(self.data());
-        command.arg("--config").arg(self.dir.path().join("service.toml"));
-        command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
-        if self.port != 0 {
-            command.arg("--address").arg(format!("https://127.0.0.1:{}", self.port));
-        }
-        command
-    }
-
-    /// Starts it, on the port that it had before.
-    pub(crate) fn start(&mut self) {
-        let mut command = self.serve();
-        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = lines.next().expect("the service did not start").unwrap();
-        let address = first.strip_prefix("listening on ").unwrap();
-        let first_start = self.port == 0;
-        self.port = address.rsplit(':').next().unwrap().parse().unwrap();
-        self.address = format!("https://127.0.0.1:{}", self.port);
-        self.child = Some(child);
-        std::thread::spawn(move || lines.for_each(drop));
-        if first_start {
-            // Once more, under the address that it is going to be known by.
-            self.stop();
-            self.start();
-        }
-    }
-
-    /// Ends it as an operator does; whether it ended well.
-    pub(crate) fn stop(&mut self) -> bool {
-        let mut child = self.child.take().unwrap();
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let since = Instant::now();
-        loop {
-            match child.try_wait().unwrap() {
-                Some(status) => return status.success(),
-                None if since.elapsed() > PATIENCE => {
-                    child.kill().unwrap();
-                    child.wait().unwrap();
-                    return false;
-                }
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
-    }
-
-    /// Ends it as a power cut does.
-    pub(crate) fn kill(&mut self) {
-        let mut child = self.child.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Asks it as its administrator; the answer.
-    pub(crate) fn admin(&self, arguments: &[&str]) -> Value {
-        self.try_admin(arguments).unwrap_or_else(|err| panic!("{arguments:?}: {err}"))
-    }
-
-    /// As [`Rig::admin`]; what went wrong, where it did.
-    pub(crate) fn try_admin(&self, arguments: &[&str]) -> Result<Value, String> {
-        let mut command = Command::new(program());
-        command.args(arguments).arg("--json").arg("--service").arg(self.data());
-        let output = command.output().unwrap();
-        match output.status.success() {
-            true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
+        self.process.configure(&format!("{}{text}", self.database));
     }
 
     /// A token for so many machines.
@@ -178,14 +101,6 @@ impl Rig {
             .tls_version_min(Version::TLS_1_3)
             .no_proxy()
             .timeout(PATIENCE)
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            self.kill();
-        }
     }
 }
 

@@ -29,7 +29,7 @@ pub const SOON: Duration = Duration::from_secs(90);
 pub fn program(name: &str) -> PathBuf {
     static BUILT: LazyLock<[PathBuf; 2]> = LazyLock::new(|| match std::env::var_os("MOBILITY_PROGRAMS") {
         Some(dir) => ["mobility-agent", "recovery-service"].map(|name| Path::new(&dir).join(name)),
-        None => [binary("mobility-agent", "mobility-agent"), binary("mobility-recovery", "recovery-service")],
+        None => [binary("mobility-agent"), binary("recovery-service")],
     });
     let [agent, recovery] = &*BUILT;
     if name == "mobility-agent" { agent.clone() } else { recovery.clone() }

@@ -6,12 +6,12 @@
 
 use std::{env, path::PathBuf, process::Command};
 
-/// Where the binary `name` of `package` is, after making sure that it is of the present source.
+/// Where the program `name` is, after making sure that it is of the present source.
 ///
 /// # Panics
 /// When it does not build.
 #[must_use]
-pub fn binary(package: &str, name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     // <target>/<profile>/deps/<test>
     let test = env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).unwrap();
@@ -21,7 +21,8 @@ pub fn binary(package: &str, name: &str) -> PathBuf {
         Some(name) => name,
     };
     let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--package", package, "--bin", name, "--profile", profile_name])
+        // All at once, as the whole project is built: a package by itself has other features, and would be built anew.
+        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile_name])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -35,7 +35,17 @@ impl ServiceProcess {
     /// When it cannot be started.
     #[must_use]
     pub fn new(data: PathBuf) -> ServiceProcess {
+        ServiceProcess::configured(data, "")
+    }
+
+    /// The same with this configuration.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn configured(data: PathBuf, configuration: &str) -> ServiceProcess {
         let mut service = ServiceProcess { data, child: None, port: 0 };
+        service.configure(configuration);
         service.start();
         // Once more, under the address that it is going to be known by.
         service.stop();
@@ -61,17 +71,36 @@ impl ServiceProcess {
         format!("https://127.0.0.1:{}", self.port)
     }
 
+    fn config(&self) -> PathBuf {
+        self.data.with_extension("toml")
+    }
+
+    /// Writes a configuration for what is started from now on.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn configure(&self, text: &str) {
+        fs::write(self.config(), text).unwrap();
+    }
+
+    /// The command that starts it.
+    #[must_use]
+    pub fn serve(&self) -> Command {
+        let mut command = Command::new(program("recovery-service"));
+        command.arg("serve").arg("--data").arg(&self.data).arg("--config").arg(self.config());
+        command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        if self.port != 0 {
+            command.arg("--address").arg(self.address());
+        }
+        command
+    }
+
     /// Starts it, on the port that it had before.
     ///
     /// # Panics
     /// When it cannot be started.
     pub fn start(&mut self) {
-        let mut command = Command::new(program("recovery-service"));
-        command.arg("serve").arg("--data").arg(&self.data);
-        command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
-        if self.port != 0 {
-            command.arg("--address").arg(self.address());
-        }
+        let mut command = self.serve();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().expect("the service ended at its start").unwrap();
@@ -101,15 +130,28 @@ impl ServiceProcess {
         child.wait().unwrap();
     }
 
-    /// Asks it as its administrator.
+    /// Asks it as its administrator; the answer.
     ///
     /// # Panics
     /// When it refuses.
     pub fn admin(&self, arguments: &[&str]) -> Value {
+        self.try_admin(arguments).unwrap_or_else(|err| panic!("{arguments:?}: {err}"))
+    }
+
+    /// As [`ServiceProcess::admin`].
+    ///
+    /// # Errors
+    /// What went wrong.
+    ///
+    /// # Panics
+    /// When it cannot be asked.
+    pub fn try_admin(&self, arguments: &[&str]) -> Result<Value, String> {
         let mut command = Command::new(program("recovery-service"));
         let output = command.args(arguments).arg("--json").arg("--service").arg(&self.data).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        match output.status.success() {
+            true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
     }
 
     /// Enrols this machine, with its state in `state`.

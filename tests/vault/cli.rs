@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::support::{listed, scratch, tree};
 
 fn run(arguments: &[&str]) -> Output {
-    let binary = binary("mobility-recovery", "recovery-service");
+    let binary = binary("recovery-service");
     Command::new(binary).args(arguments).env_remove("RUST_BACKTRACE").output().unwrap()
 }
 

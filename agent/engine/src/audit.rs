@@ -18,6 +18,9 @@ fn auditable(disk: &Disk, now: Time) -> bool {
 
 impl Engine {
     pub(crate) fn audit_wakeup(&self, now: Time) -> Option<Time> {
+        if self.rests() {
+            return None;
+        }
         let idle = self.phase == Phase::Idle && self.audit.is_none();
         let due = self.disks.values().filter(|disk| auditable(disk, now)).map(|disk| disk.audit.due).min()?;
         idle.then(|| due.max(now))

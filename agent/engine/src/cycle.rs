@@ -159,7 +159,7 @@ impl Engine {
     }
 
     /// Whether nothing is to be done until somebody asks for it.
-    fn rests(&self) -> bool {
+    pub(crate) fn rests(&self) -> bool {
         self.limits.paused && self.requests.is_empty() && self.stop.is_none()
     }
 
