@@ -20,7 +20,16 @@ pub fn binary(name: &str) -> PathBuf {
         Some("debug") | None => "dev",
         Some(name) => name,
     };
-    let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo says to a test about itself makes build scripts of dependencies run again, and these be built anew.
+    for (name, _) in env::vars_os() {
+        let said =
+            name.to_str().is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"));
+        if said {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo
         // All at once, as the whole project is built: a package by itself has other features, and would be built anew.
         .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile_name])
         .arg("--target-dir")
