@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use mobility_format::{
-    BLOCK_SIZE, BlockRange, ByteCount, Digest, DiskId, Epoch, Generation, MachineId, PublicKey, SessionId,
+    BLOCK_SIZE, BlockRange, ByteCount, Digest, DiskId, Epoch, Generation, Head, MachineId, PublicKey,
+    SessionId,
     control::{
         Claim, Commands, CommitNotice, CommitSeen, EnrolRequest, Enrolled, ErrorBody, ErrorCode,
         GenerationRequest, Grant, GrantRequest, Grants, Heartbeat, HeartbeatAnswer, Inventory, MachineHealth,
-        NewGeneration, SessionRequest, SessionStarted, StoredHead,
+        NewGeneration, SessionRequest, SessionStarted,
     },
     envelope::SigningKey,
     manifest::{Commit, Consistency, Cut, CutMethod, DiskState, Manifest, SegmentRef},
@@ -111,7 +112,7 @@ pub(crate) struct Agent {
     pub(crate) turn: u64,
     pub(crate) policy: u64,
     pub(crate) generation: Generation,
-    pub(crate) head: Option<StoredHead>,
+    pub(crate) head: Option<Head>,
     pub(crate) disks: Vec<Disk>,
     pub(crate) slots: Vec<(u64, Grant)>,
     pub(crate) dice: Dice,
@@ -304,7 +305,7 @@ impl Agent {
     pub(crate) fn committed(&mut self, epoch: Epoch, digest: Digest) {
         let previous = self.head.as_ref().map_or(Digest::NONE, |head| head.digest);
         let generation = self.generation;
-        self.head = Some(StoredHead { generation, epoch, digest, previous, disks: Vec::new() });
+        self.head = Some(Head { generation, epoch, digest, previous, disks: Vec::new() });
     }
 
     /// Puts the segments of what was written; the manifest that would commit them, and its digest.

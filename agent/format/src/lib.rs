@@ -9,6 +9,7 @@ mod block_digest;
 mod block_set;
 pub mod control;
 pub mod envelope;
+mod head;
 mod id;
 pub mod key;
 pub mod manifest;
@@ -17,6 +18,7 @@ mod units;
 
 pub use block_digest::BlockDigest;
 pub use block_set::BlockSet;
+pub use head::{Head, HeadDisk};
 pub use id::{Digest, DiskId, MachineId, NotHex, PublicKey, SessionId, Signature};
 pub use units::{
     BLOCK_SHIFT, BLOCK_SIZE, BlockIndex, BlockRange, ByteCount, Epoch, Generation, WINDOW_BLOCKS, WINDOW_SIZE,

@@ -19,7 +19,7 @@ mod storage;
 mod vault;
 mod verify;
 
-pub use catalog::{Catalog, Damage, Head, HeadDisk, Point, PointId};
+pub use catalog::{Catalog, Damage, Point, PointId};
 pub use content::{ContentError, WindowContent, WindowReader, Windows, block_digests};
 pub use intake::{Doubted, Intake, IntakeError, IntakeErrorKind, verify_segment};
 pub use keys::ObjectKey;

@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex};
 use mobility_engine::{
     Action, CommitDisk, CommitFault, CommitKind, Event, Fault, FaultKind, NewGeneration, SegmentId,
 };
-use mobility_format::{BlockSet, DiskId, Epoch, Generation, manifest::DiskState};
-use mobility_recovery::Head;
+use mobility_format::{BlockSet, Digest, DiskId, Epoch, Generation, Head, manifest::DiskState};
 
 use super::{
     Message, Replication,
@@ -293,7 +292,7 @@ impl Replication {
             })
         };
         let disks = disks.iter().map(state).collect::<Result<Vec<_>, String>>()?;
-        let previous = self.head.as_ref().map_or(mobility_format::Digest::NONE, |head| head.digest);
+        let previous = self.head.as_ref().map_or(Digest::NONE, |head| head.digest);
         let described =
             commit::describe(kind, self.report.dirty_rate(kind), self.scanned.values().min().copied());
         commit::prepare(&self.identity, (generation, epoch), described, disks, previous)
@@ -353,7 +352,7 @@ impl Replication {
     pub(super) fn reset_chains(&mut self, generation: Generation) {
         let epoch = self.head.as_ref().map_or(Epoch(1), |head| head.epoch.next());
         for (&id, chain) in &self.chains {
-            let last = self.head.iter().flat_map(|head| &head.disks).find(|disk| disk.id == id);
+            let last = self.head.as_ref().and_then(|head| head.disk(id));
             *lock(chain) = Chain {
                 machine: self.identity.machine,
                 disk: id,
@@ -361,7 +360,7 @@ impl Replication {
                 epoch,
                 session: self.identity.session,
                 part: 0,
-                previous: last.map_or(mobility_format::Digest::NONE, |disk| disk.last_segment),
+                previous: last.map_or(Digest::NONE, |disk| disk.last_segment),
             };
         }
     }

@@ -9,11 +9,11 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use mobility_engine::{CommitFault, CommitKind, Fault, FaultKind, PointFigures};
 use mobility_format::{
-    Digest, Epoch, Generation,
+    Digest, Epoch, Generation, Head,
     key::CacheKey,
     manifest::{Commit, Consistency, Cut, CutMethod, DiskState, Manifest, SignedManifest},
 };
-use mobility_recovery::{Head, Intake, IntakeError, IntakeErrorKind, Vault};
+use mobility_recovery::{Intake, IntakeError, IntakeErrorKind, Vault};
 
 use super::{fault, pack::lock};
 use crate::{clock, identity::Identity};

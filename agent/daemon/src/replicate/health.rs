@@ -99,7 +99,7 @@ impl Replication {
         if let Err(err) = removed {
             tracing::warn!("{}: its old tracker could not be removed: {err}", gone.disk.given.display());
         }
-        let in_head = self.head.iter().flat_map(|head| &head.disks).any(|known| known.id == id);
+        let in_head = self.head.as_ref().is_some_and(|head| head.disk(id).is_some());
         match Protected::open(disk, &self.opening, in_head, false) {
             Ok((found, start)) => {
                 tracing::info!(

@@ -32,8 +32,7 @@ use std::{
 };
 
 use mobility_engine::{CommitFault, Engine, Event, Fault, SegmentId, Time};
-use mobility_format::{DiskId, Generation, manifest::SegmentRef};
-use mobility_recovery::Head;
+use mobility_format::{DiskId, Generation, Head, manifest::SegmentRef};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 pub(crate) use self::start::start;

@@ -13,8 +13,7 @@ use anyhow::Context;
 use indicatif::ProgressBar;
 use mobility_capture::disk::Disk;
 use mobility_engine::{DiskStart, Engine, Start};
-use mobility_format::{Digest, DiskId, Epoch, Generation, MachineId, SessionId, control::Claim};
-use mobility_recovery::Head;
+use mobility_format::{Digest, DiskId, Epoch, Generation, Head, MachineId, SessionId, control::Claim};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
@@ -52,8 +51,7 @@ fn open_disks(
 ) -> Result<(BTreeMap<DiskId, Protected>, Vec<DiskStart>), Failure> {
     let (mut disks, mut starts) = (BTreeMap::new(), Vec::new());
     for disk in inspected {
-        let in_head =
-            head.into_iter().flat_map(|head| &head.disks).any(|known| known.id == disk.id && known.present);
+        let in_head = head.and_then(|head| head.disk(disk.id)).is_some_and(|known| known.present);
         let (protected, start) = Protected::open(disk, opening, in_head, trusted)?;
         let (path, size) = (protected.disk.given.display(), protected.disk.size);
         tracing::info!("protecting {path} ({size}), changes found by {}", protected.capture());
@@ -73,7 +71,7 @@ pub(crate) fn start(
     freeze::thaw_what_was_left(runtime_dir);
     let opened = open::open(settings, runtime_dir, &mailbox)?;
     let Opened { store, identity, newest, inspected, private, link, lock } = opened;
-    let Newest { head, previous, generation } = newest;
+    let Newest { head, generation } = newest;
     let machine = identity.machine;
     fs::create_dir_all(runtime_dir).with_context(|| {
         format!("cannot make the runtime directory {}; choose one with --runtime-dir", runtime_dir.display())
@@ -83,7 +81,7 @@ pub(crate) fn start(
     let head_file = head_file(runtime_dir, machine);
     let pin_root = Path::new(PIN_ROOT).join(machine.to_string());
     let opening = Opening { capture: settings.capture, pin_root, tables: private };
-    let trusted = trusted(remembered_head(&head_file), head.as_ref(), previous);
+    let trusted = trusted(remembered_head(&head_file), head.as_ref());
     let (disks, starts) = open_disks(inspected, &opening, head.as_ref(), trusted)?;
     let seed = u64::from_le_bytes(identity::random()?);
     let epoch = head.as_ref().map_or(Epoch(0), |head| head.epoch);
@@ -174,7 +172,7 @@ pub(super) fn remembered_head(file: &Path) -> Option<Claim> {
 /// Whether what the trackers have marked is all that differs from the head: the head is the one that this machine
 /// remembers from this boot, or the one right after it, whose answer it did not live to see. A storage that was put back to
 /// an earlier state is found out here.
-fn trusted(remembered: Option<Claim>, head: Option<&Head>, previous: Option<Digest>) -> bool {
+fn trusted(remembered: Option<Claim>, head: Option<&Head>) -> bool {
     let (Some(remembered), Some(head)) = (remembered, head) else { return false };
-    remembered.digest == head.digest || Some(remembered.digest) == previous
+    [head.digest, head.previous].contains(&remembered.digest)
 }

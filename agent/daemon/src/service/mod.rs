@@ -44,10 +44,10 @@ use std::{
 
 use mobility_capture::boot::boot_id;
 use mobility_format::{
-    BlockDigest, ByteCount, Digest, DiskId, Epoch, Generation, MachineId, SessionId, WINDOW_BLOCKS,
+    BlockDigest, ByteCount, Digest, DiskId, Epoch, Generation, Head, MachineId, SessionId, WINDOW_BLOCKS,
     control::{
         Claim, Command, CommandId, CommandResult, GenerationRequest, Inventory, MachineHealth, NewGeneration,
-        Policy, SessionRequest, SessionStarted, StoredHead,
+        Policy, SessionRequest, SessionStarted,
     },
     envelope::SigningKey,
 };
@@ -224,7 +224,7 @@ impl Service {
         Ok(given)
     }
 
-    fn note_head(&self, head: Option<&StoredHead>) {
+    fn note_head(&self, head: Option<&Head>) {
         self.connection.set_next_epoch(head.map_or(Epoch(1), |head| head.epoch.next()));
     }
 

@@ -23,9 +23,7 @@ pub use grants::{
 };
 pub use health::{DiskHealth, Heartbeat, HeartbeatAnswer, LastPoint, MachineHealth, Trouble};
 pub use policy::{DiskPattern, Policy, RateWindow};
-pub use session::{
-    Claim, GenerationRequest, HeadDisk, NewGeneration, SessionRequest, SessionStarted, StoredHead,
-};
+pub use session::{Claim, GenerationRequest, NewGeneration, SessionRequest, SessionStarted};
 
 /// The version of the protocol, as the first part of every path.
 pub const VERSION: &str = "v1";

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Inventory, Limited, MAX_DISKS, MAX_TEXT, Policy, TooMuch, within};
-use crate::{ByteCount, Digest, DiskId, Epoch, Generation, SessionId};
+use crate::{Digest, Epoch, Generation, Head, SessionId};
 
 /// `POST /v1/session`: a run of the agent begins.
 ///
@@ -44,39 +44,9 @@ pub struct SessionStarted {
     /// The newest generation that was handed out; 0 where none was.
     pub generation: Generation,
     /// The newest commit that the service knows: taken in, or in cache storage and following what was taken in.
-    pub head: Option<StoredHead>,
+    pub head: Option<Head>,
     /// To be sent with the first heartbeat.
     pub turn: u64,
-}
-
-/// The newest commit of a machine, as the service has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredHead {
-    /// In which generation it was made.
-    pub generation: Generation,
-    /// Which epoch it commits.
-    pub epoch: Epoch,
-    /// Its digest, which the next manifest names.
-    pub digest: Digest,
-    /// The digest of the manifest before it.
-    pub previous: Digest,
-    /// The disks that have ever been in it.
-    pub disks: Vec<HeadDisk>,
-}
-
-/// A disk of a head.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeadDisk {
-    /// Which.
-    pub id: DiskId,
-    /// What the machine called it.
-    pub name: String,
-    /// Its size.
-    pub size: ByteCount,
-    /// The digest of the newest of its segments, which the next one names.
-    pub last_segment: Digest,
-    /// Whether it is in the head itself, not only in an earlier one.
-    pub present: bool,
 }
 
 /// `POST /v1/generation`: nothing of the older ones is taken in from now on.
@@ -97,7 +67,7 @@ pub struct NewGeneration {
     /// Its number.
     pub generation: Generation,
     /// What it follows: the next epoch is the one after this.
-    pub head: Option<StoredHead>,
+    pub head: Option<Head>,
 }
 
 impl Limited for SessionRequest {
@@ -126,7 +96,7 @@ impl Limited for NewGeneration {
     }
 }
 
-impl Limited for StoredHead {
+impl Limited for Head {
     fn check(&self) -> Result<(), TooMuch> {
         within("the list of disks", self.disks.len(), MAX_DISKS)
     }

@@ -1,64 +1,12 @@
-//! The newest manifest of a machine: what the next one has to follow.
+//! The newest manifest of a machine, as what is stored says.
 //!
-//! Deliberately not here: whether what follows does so (`intake`).
+//! Deliberately not here: what the next one makes of it (`mobility_format::Head`), and whether it follows (`intake`).
 
 use std::collections::BTreeMap;
 
-use mobility_format::{ByteCount, Digest, DiskId, Epoch, Generation, manifest::SignedManifest};
+use mobility_format::{Digest, DiskId, Epoch, Head, HeadDisk};
 
 use super::Catalog;
-
-/// A disk as a machine's newest manifest, or the last one that named it, left it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeadDisk {
-    /// Which disk.
-    pub id: DiskId,
-    /// What it was called.
-    pub name: String,
-    /// Its size.
-    pub size: ByteCount,
-    /// The last segment that the agent wrote of it, which the next must name; [`Digest::NONE`] where there is none.
-    pub last_segment: Digest,
-    /// Whether the newest manifest still names it.
-    pub present: bool,
-}
-
-/// The newest manifest of a machine, point or checkpoint: what the next one must follow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Its generation.
-    pub generation: Generation,
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Its digest.
-    pub digest: Digest,
-    /// All disks that were ever in it or before it, by id.
-    pub disks: Vec<HeadDisk>,
-}
-
-impl Head {
-    /// The head once `signed`, which follows `previous`, is committed.
-    #[must_use]
-    pub fn after(previous: Option<&Head>, signed: &SignedManifest) -> Head {
-        let manifest = &signed.manifest;
-        let mut disks = previous.map_or(Vec::new(), |head| head.disks.clone());
-        disks.iter_mut().for_each(|disk| disk.present = false);
-        for state in &manifest.disks {
-            let position = disks.binary_search_by_key(&state.id, |disk| disk.id);
-            let at = position.unwrap_or_else(|at| {
-                let (id, name, size) = (state.id, state.name.clone(), state.size);
-                disks.insert(at, HeadDisk { id, name, size, last_segment: Digest::NONE, present: true });
-                at
-            });
-            let disk = &mut disks[at];
-            (disk.name, disk.size, disk.present) = (state.name.clone(), state.size, true);
-            if let Some(last) = state.segments.last() {
-                disk.last_segment = last.digest;
-            }
-        }
-        Head { generation: manifest.generation, epoch: manifest.epoch, digest: signed.digest, disks }
-    }
-}
 
 impl Catalog {
     /// The newest manifest of all.
@@ -78,8 +26,9 @@ impl Catalog {
                 });
             }
         }
-        let (generation, digest) = (newest.signed.manifest.generation, newest.signed.digest);
-        Some(Head { generation, epoch: *epoch, digest, disks: disks.into_values().collect() })
+        let (generation, previous) = (newest.signed.manifest.generation, newest.signed.manifest.previous);
+        let (digest, disks) = (newest.signed.digest, disks.into_values().collect());
+        Some(Head { generation, epoch: *epoch, digest, previous, disks })
     }
 
     /// The last segment that the agent wrote of a disk up to the end of an epoch.

@@ -28,7 +28,6 @@ use mobility_format::{
 };
 
 pub(crate) use chain::{Chain, Step, StepKind};
-pub use head::{Head, HeadDisk};
 pub use point::{Point, PointId};
 
 use crate::{

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use mobility_format::{
-    Digest, Epoch, Generation,
+    Digest, Epoch, Generation, Head,
     key::{CacheKey, TargetKey},
     manifest::{DiskState, SignedManifest},
     segment::SegmentError,
@@ -16,7 +16,6 @@ use mobility_format::{
 
 use super::{Intake, IntakeError, check::Checked};
 use crate::{
-    Head,
     content::SegmentSource,
     keys::ObjectKey,
     records::{Received, Record},
@@ -155,8 +154,7 @@ impl Admission<'_> {
 
     fn moves_of(&self, disk: &DiskState, moves: &mut Vec<Move>) {
         let (machine, generation, epoch) = (self.intake.machine, self.generation, self.epoch);
-        let known =
-            self.intake.head.as_ref().and_then(|head| head.disks.iter().find(|known| known.id == disk.id));
+        let known = self.intake.head.as_ref().and_then(|head| head.disk(disk.id));
         let mut previous = known.map_or(Digest::NONE, |known| known.last_segment);
         for named in &disk.segments {
             let (session, part, disk) = (named.session, named.part, disk.id);

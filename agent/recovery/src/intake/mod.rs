@@ -16,13 +16,15 @@ mod waiting;
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use mobility_format::{Digest, Epoch, Generation, MachineId, PublicKey, key::CacheKey, manifest::SegmentRef};
+use mobility_format::{
+    Digest, Epoch, Generation, Head, MachineId, PublicKey, key::CacheKey, manifest::SegmentRef,
+};
 
 pub use error::{IntakeError, IntakeErrorKind};
 pub use waiting::Doubted;
 
 use crate::{
-    Catalog, Head,
+    Catalog,
     keys::ObjectKey,
     records::{MachineRecord, Record},
     storage::{SMALL, StorageError, Stores},

@@ -3,8 +3,7 @@
 //! Everything here blocks. Deliberately not here: taking anything in.
 
 use mobility_format::{
-    Digest, Epoch, Generation, MachineId, PublicKey,
-    control::{HeadDisk, StoredHead},
+    Digest, Epoch, Generation, Head, MachineId, PublicKey,
     key::{CacheKey, TargetKey},
     manifest::SignedManifest,
 };
@@ -50,8 +49,8 @@ pub(crate) fn follow(
     machine: MachineId,
     key: PublicKey,
     generation: Generation,
-    head: Option<StoredHead>,
-) -> Result<Option<StoredHead>, StorageError> {
+    head: Option<Head>,
+) -> Result<Option<Head>, StorageError> {
     let mut head = head;
     for _ in 0..MOST_FOLLOWED {
         let epoch = head.as_ref().map_or(Epoch(1), |head| head.epoch.next());
@@ -70,51 +69,7 @@ pub(crate) fn follow(
         if !follows {
             break;
         }
-        head = Some(next(head, &signed));
+        head = Some(Head::after(head.as_ref(), &signed));
     }
     Ok(head)
-}
-
-/// The head that a manifest makes of the one before it.
-pub(crate) fn next(head: Option<StoredHead>, signed: &SignedManifest) -> StoredHead {
-    let manifest = &signed.manifest;
-    let mut disks = head.map_or(Vec::new(), |head| head.disks);
-    disks.iter_mut().for_each(|disk| disk.present = false);
-    for state in &manifest.disks {
-        let at = disks.binary_search_by_key(&state.id, |disk| disk.id).unwrap_or_else(|at| {
-            let (id, name, size) = (state.id, state.name.clone(), state.size);
-            disks.insert(at, HeadDisk { id, name, size, last_segment: Digest::NONE, present: true });
-            at
-        });
-        let disk = &mut disks[at];
-        (disk.name, disk.size, disk.present) = (state.name.clone(), state.size, true);
-        if let Some(last) = state.segments.last() {
-            disk.last_segment = last.digest;
-        }
-    }
-    StoredHead {
-        generation: manifest.generation,
-        epoch: manifest.epoch,
-        digest: signed.digest,
-        previous: manifest.previous,
-        disks,
-    }
-}
-
-/// The head as the intake has it, with what its manifest names as the one before.
-pub(crate) fn of_intake(head: &crate::Head, previous: Digest) -> StoredHead {
-    let disks = head.disks.iter().map(|disk| HeadDisk {
-        id: disk.id,
-        name: disk.name.clone(),
-        size: disk.size,
-        last_segment: disk.last_segment,
-        present: disk.present,
-    });
-    StoredHead {
-        generation: head.generation,
-        epoch: head.epoch,
-        digest: head.digest,
-        previous,
-        disks: disks.collect(),
-    }
 }

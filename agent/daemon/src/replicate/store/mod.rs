@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use mobility_capture::scan::Expected;
 use mobility_engine::{CommitFault, Fault};
-use mobility_format::{BlockDigest, BlockIndex, Digest, DiskId, Generation};
-use mobility_recovery::Head;
+use mobility_format::{BlockDigest, BlockIndex, DiskId, Generation, Head};
 
 pub(super) use self::{
     service::{ServiceStore, claim_of},
@@ -66,8 +65,6 @@ pub(crate) enum NotKnown {
 /// What was committed last, as it is when the agent starts.
 pub(super) struct Newest {
     pub(super) head: Option<Head>,
-    /// The manifest before the head.
-    pub(super) previous: Option<Digest>,
     /// The newest generation.
     pub(super) generation: Generation,
 }

@@ -8,11 +8,9 @@ use std::sync::{Arc, Mutex};
 use mobility_capture::scan::Expected;
 use mobility_engine::{CommitFault, Fault, FaultKind};
 use mobility_format::{
-    BLOCK_SIZE, BlockIndex, DiskId, Epoch, Generation, WINDOW_BLOCKS, WINDOW_SIZE,
-    control::{Claim, StoredHead},
-    manifest::SignedManifest,
+    BLOCK_SIZE, BlockIndex, ByteCount, DiskId, Epoch, Generation, Head, WINDOW_BLOCKS, WINDOW_SIZE,
+    control::Claim, manifest::SignedManifest,
 };
-use mobility_recovery::{Head, HeadDisk};
 
 use super::{Newest, NotKnown, Store, WindowVisitor};
 use crate::{
@@ -47,14 +45,13 @@ impl ServiceStore {
         claim: Option<Claim>,
     ) -> Result<(ServiceStore, Newest), ServiceFault> {
         let started = service.start_session(inventory::collect(), claim)?;
-        let previous = started.head.as_ref().map(|head| head.previous);
-        let head = started.head.map(head_of);
+        let head = started.head;
         let store = ServiceStore {
             service: service.clone(),
             head: Mutex::new(head.clone()),
             fetched: Mutex::new(None),
         };
-        Ok((store, Newest { head, previous, generation: started.generation }))
+        Ok((store, Newest { head, generation: started.generation }))
     }
 
     /// Another manifest has this epoch: the head is not what this run believed.
@@ -63,9 +60,8 @@ impl ServiceStore {
         match self.service.start_session(inventory::collect(), claim) {
             Err(err) => CommitFault::Retry(fault_of(&err)),
             Ok(started) => {
-                let head = started.head.map(head_of);
-                lock(&self.head).clone_from(&head);
-                let epoch = head.map_or(Epoch(0), |head| head.epoch);
+                let epoch = started.head.as_ref().map_or(Epoch(0), |head| head.epoch);
+                *lock(&self.head) = started.head;
                 CommitFault::Superseded { head: epoch, generation: started.generation }
             }
         }
@@ -83,10 +79,11 @@ impl ServiceStore {
         Ok(new.find(disk, window, epoch))
     }
 
-    fn disk_in_head(&self, disk: DiskId) -> Option<(HeadDisk, Epoch)> {
+    /// The size of a disk in the head, and which head that is.
+    fn size_in_head(&self, disk: DiskId) -> Option<(ByteCount, Epoch)> {
         let head = lock(&self.head);
         let head = head.as_ref()?;
-        Some((head.disks.iter().find(|known| known.id == disk)?.clone(), head.epoch))
+        Some((head.disk(disk)?.size, head.epoch))
     }
 }
 
@@ -134,9 +131,8 @@ impl Store for ServiceStore {
 
     fn new_generation(&self, after: Generation, reason: &str) -> Result<(Generation, Option<Head>), Fault> {
         let given = self.service.new_generation(after, reason).map_err(|err| fault_of(&err))?;
-        let head = given.head.map(head_of);
-        lock(&self.head).clone_from(&head);
-        Ok((given.generation, head))
+        lock(&self.head).clone_from(&given.head);
+        Ok((given.generation, given.head))
     }
 
     fn head(&self) -> Option<Head> {
@@ -144,8 +140,8 @@ impl Store for ServiceStore {
     }
 
     fn expected(&self, disk: DiskId, window: BlockIndex) -> Result<Expected, NotKnown> {
-        match self.disk_in_head(disk) {
-            Some((known, epoch)) if window.byte_offset() < known.size.0 => {
+        match self.size_in_head(disk) {
+            Some((size, epoch)) if window.byte_offset() < size.0 => {
                 let found = self.fetch(disk, window.0 / WINDOW_BLOCKS, epoch)?;
                 Ok(found.unwrap_or(Expected::Zero))
             }
@@ -154,8 +150,8 @@ impl Store for ServiceStore {
     }
 
     fn each_window(&self, disk: DiskId, visit: &mut WindowVisitor<'_>) -> Result<bool, NotKnown> {
-        let Some((known, epoch)) = self.disk_in_head(disk) else { return Ok(false) };
-        for window in 0..known.size.0.div_ceil(WINDOW_SIZE as u64) {
+        let Some((size, epoch)) = self.size_in_head(disk) else { return Ok(false) };
+        for window in 0..size.0.div_ceil(WINDOW_SIZE as u64) {
             if let Some(Expected::Digests(digests)) = self.fetch(disk, window, epoch)? {
                 visit(BlockIndex(window * (WINDOW_SIZE / BLOCK_SIZE) as u64), &digests[..])
                     .map_err(NotKnown::Damaged)?;
@@ -167,17 +163,6 @@ impl Store for ServiceStore {
     fn head_changed(&self, _: &Head) {
         *lock(&self.fetched) = None;
     }
-}
-
-/// The head as the rest of the agent knows it.
-fn head_of(head: StoredHead) -> Head {
-    let disk = |disk: mobility_format::control::HeadDisk| {
-        let mobility_format::control::HeadDisk { id, name, size, last_segment, present } = disk;
-        HeadDisk { id, name, size, last_segment, present }
-    };
-    let mut disks: Vec<_> = head.disks.into_iter().map(disk).collect();
-    disks.sort_by_key(|disk| disk.id);
-    Head { generation: head.generation, epoch: head.epoch, digest: head.digest, disks }
 }
 
 /// The head as the service is told of it.

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use mobility_capture::scan::Expected;
 use mobility_engine::{CommitFault, Fault};
-use mobility_format::{BlockIndex, DiskId, Generation, MachineId, PublicKey};
+use mobility_format::{BlockIndex, DiskId, Generation, Head, MachineId, PublicKey};
 use mobility_recovery::{
-    Catalog, Head, Intake, IntakeError, Vault, WindowContent, WindowReader, block_digests, verify_segment,
+    Catalog, Intake, IntakeError, Vault, WindowContent, WindowReader, block_digests, verify_segment,
 };
 
 use super::{Newest, NotKnown, Store, WindowVisitor};
@@ -43,12 +43,7 @@ impl VaultStore {
         if commit::take_in_leftovers(&mut intake)? {
             intake.new_generation()?;
         }
-        let head = intake.head().cloned();
-        let catalog = Catalog::load(vault, machine).ok();
-        let newest =
-            catalog.as_ref().zip(head.as_ref()).and_then(|(catalog, head)| catalog.manifest(head.epoch));
-        let previous = newest.map(|newest| newest.manifest.previous);
-        let newest = Newest { head, previous, generation: intake.generation()? };
+        let newest = Newest { head: intake.head().cloned(), generation: intake.generation()? };
         let content = Content { machine, catalog: None, windows: Vec::new() };
         Ok((
             VaultStore { vault: vault.clone(), intake: Mutex::new(intake), content: Mutex::new(content) },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use jiff::Timestamp;
 use mobility_format::{
-    MachineId, PublicKey,
+    Head, MachineId, PublicKey,
     control::{Policy, SessionRequest, SessionStarted},
 };
 
@@ -64,7 +64,7 @@ pub(super) async fn head(
     service: &Service,
     machine: MachineId,
     key: PublicKey,
-) -> Answer<(MachineState, Option<mobility_format::control::StoredHead>)> {
+) -> Answer<(MachineState, Option<Head>)> {
     let gone = || Refusal::not_found("machine");
     let mut state = service.database.state(machine).await?.ok_or_else(gone)?;
     for _ in 0..TRIES {

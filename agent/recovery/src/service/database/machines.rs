@@ -4,8 +4,8 @@
 
 use jiff::Timestamp;
 use mobility_format::{
-    MachineId, PublicKey,
-    control::{Inventory, MachineHealth, StoredHead},
+    Head, MachineId, PublicKey,
+    control::{Inventory, MachineHealth},
 };
 use serde::Serialize;
 use sqlx::query;
@@ -59,7 +59,7 @@ pub(crate) struct Machine {
     pub(crate) overdue: bool,
     pub(crate) inventory: Option<Inventory>,
     pub(crate) health: Option<MachineHealth>,
-    pub(crate) head: Option<StoredHead>,
+    pub(crate) head: Option<Head>,
 }
 
 macro_rules! machines_where {

@@ -8,8 +8,8 @@
 
 use jiff::Timestamp;
 use mobility_format::{
-    Generation, MachineId, SessionId,
-    control::{Inventory, MachineHealth, StoredHead},
+    Generation, Head, MachineId, SessionId,
+    control::{Inventory, MachineHealth},
 };
 use sqlx::query;
 
@@ -58,7 +58,7 @@ pub(crate) struct State {
     pub(crate) taken_in: u64,
     /// The newest generation of which something was refused.
     pub(crate) refused: Generation,
-    pub(crate) head: Option<StoredHead>,
+    pub(crate) head: Option<Head>,
 }
 
 /// The current session, as far as it decides whether another one may take its place.
@@ -270,7 +270,7 @@ impl Database {
     pub(crate) async fn note_head(
         &self,
         machine: MachineId,
-        head: &StoredHead,
+        head: &Head,
         point: bool,
         now: Timestamp,
     ) -> Result<()> {

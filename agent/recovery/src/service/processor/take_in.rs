@@ -11,9 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use mobility_format::{
-    Digest, Epoch, Generation, MachineId, PublicKey, control::StoredHead, manifest::SignedManifest,
-};
+use mobility_format::{Digest, Epoch, Generation, Head, MachineId, PublicKey, manifest::SignedManifest};
 
 use super::{Next, doubt};
 use crate::{
@@ -70,7 +68,7 @@ impl Intakes {
 
 /// An epoch that was taken in.
 struct Taken {
-    head: StoredHead,
+    head: Head,
     /// Whether it is a recovery point.
     point: bool,
 }
@@ -197,9 +195,8 @@ fn note(stores: &Stores, intake: &Intake, machine: MachineId, taken: &mut Vec<Ta
     let signed = bytes.and_then(|bytes| SignedManifest::parse(&bytes).ok());
     let gone =
         || End::Operator(format!("the manifest of epoch {} cannot be read in target storage", head.epoch));
-    let manifest = signed.ok_or_else(gone)?.manifest;
-    let point = manifest.consistency().is_some();
-    taken.push(Taken { head: heads::of_intake(head, manifest.previous), point });
+    let point = signed.ok_or_else(gone)?.manifest.consistency().is_some();
+    taken.push(Taken { head: head.clone(), point });
     Ok(())
 }
 
