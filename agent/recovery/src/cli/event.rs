@@ -8,25 +8,18 @@ use reqwest::Method;
 
 use super::{
     exit::Outcome,
-    print, print_json,
-    service::{self, NOTHING, Place, text},
-    table::{Align, render},
+    service::{NOTHING, Place, text},
+    table::Align,
 };
 
-#[derive(Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// List what happened, newest first
     List(List),
 }
 
 #[derive(Args)]
-struct List {
+pub(super) struct List {
     #[command(flatten)]
     place: Place,
     /// Only of this machine, by its id
@@ -37,18 +30,14 @@ struct List {
     most: u32,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
-    let Command::List(list) = &arguments.command;
+pub(super) fn run(command: &Command) -> Result<Outcome> {
+    let Command::List(list) = command;
     let mut query = vec![("most", list.most.to_string())];
     query.extend(list.machine.clone().map(|machine| ("machine", machine)));
     let answer = list.place.connect()?.ask_for(Method::GET, &["events"], &query, NOTHING)?;
-    if list.place.json {
-        print_json(&answer)?;
-        return Ok(Outcome::Done);
-    }
     let head =
         [("TIME", Align::Left), ("MACHINE", Align::Left), ("EVENT", Align::Left), ("MESSAGE", Align::Left)];
     let row = |event: &serde_json::Value| ["at", "machine", "kind", "message"].map(|name| text(&event[name]));
-    print(&render(head, &service::list(&answer, "events").iter().map(row).collect::<Vec<_>>()))?;
+    list.place.show(&answer, head, "events", row)?;
     Ok(Outcome::Done)
 }

@@ -9,19 +9,13 @@ use serde_json::{Value, json};
 
 use super::{
     exit::{NotFound, Outcome},
-    print, print_json,
+    print_json,
     service::{self, NOTHING, Place, Service, text},
-    table::{Align, render},
+    table::Align,
 };
 
-#[derive(Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// List the machines
     List(Place),
     /// Show all that is known of a machine
@@ -49,7 +43,7 @@ pub(super) struct One {
 }
 
 #[derive(Args)]
-struct Resync {
+pub(super) struct Resync {
     #[command(flatten)]
     one: One,
     /// Why, for people
@@ -58,7 +52,7 @@ struct Resync {
 }
 
 #[derive(Args)]
-struct Point {
+pub(super) struct Point {
     #[command(flatten)]
     one: One,
     /// It shall be application-consistent
@@ -67,15 +61,15 @@ struct Point {
 }
 
 #[derive(Args)]
-struct Assign {
+pub(super) struct Assign {
     #[command(flatten)]
     one: One,
     /// The policy's name
     policy: String,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
-    match &arguments.command {
+pub(super) fn run(command: &Command) -> Result<Outcome> {
+    match command {
         Command::List(place) => list(place)?,
         Command::Show(one) => {
             let (service, id) = one.find()?;
@@ -84,39 +78,35 @@ pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Revoke(one) => {
             let (service, id) = one.find()?;
             let answer = service.ask(Method::POST, &["machines", &id, "revoke"], NOTHING)?;
-            said(&one.place, &answer, &format!("machine {id} is out of protection; its points stay"))?;
+            one.place.say(&answer, &format!("machine {id} is out of protection; its points stay"))?;
         }
         Command::Resync(resync) => {
             let mut order = json!({ "order": "resync" });
             if let Some(reason) = &resync.reason {
                 order["reason"] = reason.as_str().into();
             }
-            command(&resync.one, &order)?;
+            tell(&resync.one, &order)?;
         }
         Command::Point(point) => {
-            command(&point.one, &json!({ "order": "point", "application": point.app_consistent }))?;
+            tell(&point.one, &json!({ "order": "point", "application": point.app_consistent }))?;
         }
-        Command::Renew(one) => command(one, &json!({ "order": "renew" }))?,
-        Command::Logs(one) => command(one, &json!({ "order": "logs" }))?,
+        Command::Renew(one) => tell(one, &json!({ "order": "renew" }))?,
+        Command::Logs(one) => tell(one, &json!({ "order": "logs" }))?,
         Command::Policy(assign) => {
             let (service, id) = assign.one.find()?;
             let message = json!({ "policy": assign.policy });
             let answer = service.ask(Method::POST, &["machines", &id, "policy"], Some(&message))?;
-            said(&assign.one.place, &answer, &format!("machine {id} has policy '{}' now", assign.policy))?;
+            assign.one.place.say(&answer, &format!("machine {id} has policy '{}' now", assign.policy))?;
         }
     }
     Ok(Outcome::Done)
 }
 
-fn command(one: &One, order: &Value) -> Result<()> {
+fn tell(one: &One, order: &Value) -> Result<()> {
     let (service, id) = one.find()?;
     let answer = service.ask(Method::POST, &["machines", &id, "commands"], Some(order))?;
     let told = format!("machine {id} will be told; `event list --machine {id}` shows what came of it");
-    said(&one.place, &answer, &told)
-}
-
-pub(super) fn said(place: &Place, answer: &Value, words: &str) -> Result<()> {
-    if place.json { print_json(answer) } else { print(&format!("{words}\n")) }
+    one.place.say(&answer, &told)
 }
 
 impl One {
@@ -154,10 +144,7 @@ pub(super) fn all(service: &Service) -> Result<Vec<Value>> {
 }
 
 fn list(place: &Place) -> Result<()> {
-    let machines = all(&place.connect()?)?;
-    if place.json {
-        return print_json(&json!({ "machines": machines }));
-    }
+    let answer = json!({ "machines": all(&place.connect()?)? });
     let head = [
         ("MACHINE", Align::Left),
         ("NAME", Align::Left),
@@ -183,5 +170,5 @@ fn list(place: &Place) -> Result<()> {
             state.to_owned(),
         ]
     };
-    print(&render(head, &machines.iter().map(row).collect::<Vec<_>>()))
+    place.show(&answer, head, "machines", row)
 }

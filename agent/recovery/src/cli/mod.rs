@@ -43,15 +43,30 @@ enum Command {
     /// Run the recovery service
     Serve(serve::Arguments),
     /// Tokens that machines enrol with
-    Token(token::Arguments),
+    Token {
+        #[command(subcommand)]
+        command: token::Command,
+    },
     /// The machines of a running service
-    Machine(machine::Arguments),
+    Machine {
+        #[command(subcommand)]
+        command: machine::Command,
+    },
     /// What a running service wants of its machines
-    Policy(policy::Arguments),
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
+    },
     /// Points that are not to be pruned
-    Point(point::Arguments),
+    Point {
+        #[command(subcommand)]
+        command: point::Command,
+    },
     /// What happened
-    Event(event::Arguments),
+    Event {
+        #[command(subcommand)]
+        command: event::Command,
+    },
 }
 
 /// What every command works on.
@@ -76,11 +91,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Token(arguments) => token::run(&arguments),
-        Command::Machine(arguments) => machine::run(&arguments),
-        Command::Policy(arguments) => policy::run(&arguments),
-        Command::Point(arguments) => point::run(&arguments),
-        Command::Event(arguments) => event::run(&arguments),
+        Command::Token { command } => token::run(&command),
+        Command::Machine { command } => machine::run(&command),
+        Command::Policy { command } => policy::run(&command),
+        Command::Point { command } => point::run(&command),
+        Command::Event { command } => event::run(&command),
     }
 }
 

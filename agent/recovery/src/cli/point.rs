@@ -7,20 +7,10 @@ use clap::{Args, Subcommand};
 use mobility_format::Epoch;
 use reqwest::Method;
 
-use super::{
-    exit::Outcome,
-    machine::{One, said},
-    service::NOTHING,
-};
-
-#[derive(Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
+use super::{exit::Outcome, machine::One, service::NOTHING};
 
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Keep a point whatever the policy says
     Pin(Point),
     /// Let the policy decide about a point again
@@ -28,21 +18,21 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Point {
+pub(super) struct Point {
     #[command(flatten)]
     one: One,
     /// The point's epoch
     epoch: u64,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
-    let (point, method, words) = match &arguments.command {
+pub(super) fn run(command: &Command) -> Result<Outcome> {
+    let (point, method, words) = match command {
         Command::Pin(point) => (point, Method::POST, "stays whatever the policy says"),
         Command::Unpin(point) => (point, Method::DELETE, "stays as long as the policy says"),
     };
     let (service, id) = point.one.find()?;
     let epoch = Epoch(point.epoch).to_string();
     let answer = service.ask(method, &["machines", &id, "pins", &point.epoch.to_string()], NOTHING)?;
-    said(&point.one.place, &answer, &format!("the point of epoch {epoch} {words}"))?;
+    point.one.place.say(&answer, &format!("the point of epoch {epoch} {words}"))?;
     Ok(Outcome::Done)
 }

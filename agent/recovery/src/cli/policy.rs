@@ -11,19 +11,13 @@ use serde_json::Value;
 
 use super::{
     exit::Outcome,
-    print, print_json,
-    service::{self, NOTHING, Place, text},
-    table::{Align, render},
+    print_json,
+    service::{NOTHING, Place, text},
+    table::Align,
 };
 
-#[derive(Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// List the policies
     List(Place),
     /// Show a policy, as JSON that `set` takes
@@ -33,7 +27,7 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Show {
+pub(super) struct Show {
     #[command(flatten)]
     place: Place,
     /// Its name
@@ -41,7 +35,7 @@ struct Show {
 }
 
 #[derive(Args)]
-struct Set {
+pub(super) struct Set {
     #[command(flatten)]
     place: Place,
     /// Its name
@@ -69,14 +63,10 @@ struct Set {
     paused: Option<bool>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
-    match &arguments.command {
+pub(super) fn run(command: &Command) -> Result<Outcome> {
+    match command {
         Command::List(place) => {
             let answer = place.connect()?.ask(Method::GET, &["policies"], NOTHING)?;
-            if place.json {
-                print_json(&answer)?;
-                return Ok(Outcome::Done);
-            }
             let head = [
                 ("POLICY", Align::Left),
                 ("VERSION", Align::Right),
@@ -87,19 +77,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
             let row = |policy: &Value| {
                 ["name", "version", "interval_s", "retention", "paused"].map(|name| text(&policy[name]))
             };
-            print(&render(head, &service::list(&answer, "policies").iter().map(row).collect::<Vec<_>>()))?;
+            place.show(&answer, head, "policies", row)?;
         }
         Command::Show(show) => {
             print_json(&show.place.connect()?.ask(Method::GET, &["policies", &show.name], NOTHING)?)?;
         }
         Command::Set(set) => {
             let policy = set.send()?;
-            match set.place.json {
-                true => print_json(&policy)?,
-                false => {
-                    print(&format!("policy '{}' is version {} now\n", set.name, policy["version"]))?;
-                }
-            }
+            let words = format!("policy '{}' is version {} now", set.name, policy["version"]);
+            set.place.say(&policy, &words)?;
         }
     }
     Ok(Outcome::Done)

@@ -13,7 +13,11 @@ use reqwest::{Certificate, Method, blocking::Client, redirect::Policy, tls::Vers
 use serde::Serialize;
 use serde_json::Value;
 
-use super::exit::NotFound;
+use super::{
+    exit::NotFound,
+    print, print_json,
+    table::{Align, render},
+};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +43,25 @@ pub(super) struct Service {
 pub(super) const NOTHING: Option<&()> = None;
 
 impl Place {
+    /// Says what came of it: the answer itself to a program, `words` to a person.
+    pub(super) fn say(&self, answer: &Value, words: &str) -> Result<()> {
+        if self.json { print_json(answer) } else { print(&format!("{words}\n")) }
+    }
+
+    /// Shows a list: the answer itself to a program, a row for each of `items` to a person.
+    pub(super) fn show<const N: usize>(
+        &self,
+        answer: &Value,
+        head: [(&str, Align); N],
+        items: &str,
+        row: impl Fn(&Value) -> [String; N],
+    ) -> Result<()> {
+        if self.json {
+            return print_json(answer);
+        }
+        print(&render(head, &list(answer, items).iter().map(row).collect::<Vec<_>>()))
+    }
+
     pub(super) fn connect(&self) -> Result<Service> {
         let credential = Credential::read(&self.service)?;
         rustls::crypto::ring::default_provider().install_default().ok();

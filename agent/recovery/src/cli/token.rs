@@ -9,19 +9,12 @@ use serde_json::json;
 
 use super::{
     exit::Outcome,
-    print, print_json,
-    service::{self, NOTHING, Place, text},
-    table::{Align, render},
+    service::{NOTHING, Place, text},
+    table::Align,
 };
 
-#[derive(Args)]
-pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Make a token; it is shown once
     Create(Create),
     /// List the tokens that were made, newest first
@@ -31,7 +24,7 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Create {
+pub(super) struct Create {
     #[command(flatten)]
     place: Place,
     /// How many machines may enrol with it
@@ -46,30 +39,23 @@ struct Create {
 }
 
 #[derive(Args)]
-struct Revoke {
+pub(super) struct Revoke {
     #[command(flatten)]
     place: Place,
     /// Which, by its id
     id: String,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
-    match &arguments.command {
+pub(super) fn run(command: &Command) -> Result<Outcome> {
+    match command {
         Command::Create(create) => {
             let valid = create.hours.saturating_mul(3600);
             let wanted = json!({ "uses": create.uses, "valid_s": valid, "policy": create.policy });
             let made = create.place.connect()?.ask(Method::POST, &["tokens"], Some(&wanted))?;
-            match create.place.json {
-                true => print_json(&made)?,
-                false => print(&format!("{}\n", text(&made["command"])))?,
-            }
+            create.place.say(&made, &text(&made["command"]))?;
         }
         Command::List(place) => {
             let answer = place.connect()?.ask(Method::GET, &["tokens"], NOTHING)?;
-            if place.json {
-                print_json(&answer)?;
-                return Ok(Outcome::Done);
-            }
             let head = [
                 ("TOKEN", Align::Left),
                 ("POLICY", Align::Left),
@@ -80,14 +66,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
             let row = |token: &serde_json::Value| {
                 ["id", "policy", "uses_left", "expires", "revoked"].map(|name| text(&token[name]))
             };
-            print(&render(head, &service::list(&answer, "tokens").iter().map(row).collect::<Vec<_>>()))?;
+            place.show(&answer, head, "tokens", row)?;
         }
         Command::Revoke(revoke) => {
             let answer = revoke.place.connect()?.ask(Method::DELETE, &["tokens", &revoke.id], NOTHING)?;
-            match revoke.place.json {
-                true => print_json(&answer)?,
-                false => print(&format!("token {} is good for nothing any more\n", revoke.id))?,
-            }
+            revoke.place.say(&answer, &format!("token {} is good for nothing any more", revoke.id))?;
         }
     }
     Ok(Outcome::Done)
