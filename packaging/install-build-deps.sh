@@ -9,6 +9,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$root/packaging/installing.sh"
 only_build=false
 case "${1:-}" in
     "") ;;
@@ -16,23 +17,11 @@ case "${1:-}" in
     *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64 ;;
 esac
 
-say() { printf '%s\n' "install-build-deps: $*"; }
-
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"
     elif command -v sudo >/dev/null; then sudo -n "$@"
     else say "needs root or sudo for: $*" >&2; return 1
     fi
-}
-
-retry() {
-    local try
-    for try in 1 2 3; do
-        if "$@"; then return 0; fi
-        say "try $try of 3 failed: $*" >&2
-        sleep $((try * 3))
-    done
-    return 1
 }
 
 debian() {

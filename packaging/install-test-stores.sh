@@ -10,22 +10,11 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$root/packaging/installing.sh"
 stores="$root/target/stores"
 # The newest that run with what Debian 12 and this project's `rust-version` have: later ones need Node.js 21 and Rust 1.96.
 azurite_version=3.35.0
 s3s_version=0.14.1
-
-say() { printf '%s\n' "install-test-stores: $*"; }
-
-retry() {
-    local try
-    for try in 1 2 3; do
-        if "$@"; then return 0; fi
-        say "try $try of 3 failed: $*" >&2
-        sleep $((try * 3))
-    done
-    return 1
-}
 
 azurite() {
     local there
