@@ -6,10 +6,10 @@ use std::{
     ops::{Deref, DerefMut},
     process::Command,
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use mobility_tests::service_process::ServiceProcess;
+use mobility_tests::{scratch, service_process::ServiceProcess};
 use reqwest::{
     Certificate, Identity,
     blocking::{Client, ClientBuilder},
@@ -105,13 +105,6 @@ impl Rig {
 }
 
 /// Looks again and again until there is something to see.
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let since = Instant::now();
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(since.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+pub(crate) fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    scratch::eventually(what, PATIENCE, look)
 }
