@@ -11,6 +11,7 @@ use crate::{
     bench::{Bench, found, freeze_by_others, unfreeze},
     probe::Probe,
     victim::{End, Place, Plan, signal, wait_stopped_or_gone},
+    wait_until_it_runs_no_more,
 };
 
 const LIMIT: Duration = Duration::from_millis(500);
@@ -143,4 +144,38 @@ fn root_the_guard_empties_the_record_of_what_it_thawed() {
     freeze_by_others(&scene.bench.mounts[0]);
     assert!(thaw_leftovers(&record).is_empty());
     unfreeze(&scene.bench.mounts[0]).unwrap();
+}
+
+/// A mutant: with its guard removed an agent that is stopped holds for as long as it is stopped, and that is noticed.
+#[test]
+fn root_a_stopped_agent_without_its_guard_is_caught_holding_too_long() {
+    const LATE: Duration = Duration::from_secs(3);
+    let Some(mut scene) = scene(End::Stopped) else { return };
+    // So long that the guard can be removed before its time has come, also on a machine that is busy.
+    scene.plan.limit = LATE;
+    let mut child = scene.plan.start();
+    assert!(!wait_stopped_or_gone(&mut child));
+    // The agent thaws when its guard is gone: as long as one of its threads still runs.
+    wait_until_it_runs_no_more(child.id());
+    for guard in children(&child) {
+        rustix::process::kill_process(guard, Signal::KILL).unwrap();
+    }
+    let too_long = LATE + Duration::from_millis(100);
+    for probe in &scene.probes {
+        assert!(
+            probe.is_held(too_long, too_long + SOON),
+            "it was not held beyond the limit: what thawed it?"
+        );
+    }
+    end(child);
+}
+
+fn children(of: &Child) -> Vec<rustix::process::Pid> {
+    let (tasks, mut children) = (format!("/proc/{}/task", of.id()), Vec::new());
+    for task in fs::read_dir(tasks).unwrap() {
+        let list = fs::read_to_string(task.unwrap().path().join("children")).unwrap();
+        children.extend(list.split_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
+    }
+    assert!(!children.is_empty(), "the guard is no child of the agent");
+    children.into_iter().map(|pid| rustix::process::Pid::from_raw(pid).unwrap()).collect()
 }

@@ -5,7 +5,7 @@
 //! point is restored by `recovery-service` and checked: it must show one instant, and that must be its `t0`. Why the check is
 //! right stands at the top of `mobility_tests::load_ordered`. Agents that are broken on purpose show that it would notice.
 //!
-//! `MOBILITY_LONG=1` runs minutes of each load instead of seconds: thousands of points, in hours. `MOBILITY_EVIDENCE` names a
+//! `MOBILITY_LONG=1` runs two minutes of each load instead of seconds: thousands of points, in an hour. `MOBILITY_EVIDENCE` names a
 //! directory for what is left of a wrong point. Deliberately not here: databases and whole file systems (`root_e2e`), freezing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests, too")]
@@ -33,7 +33,7 @@ pub(crate) fn tell(what: &str) {
 
 /// Runs each load, and checks each point.
 fn sweep(loads: &[Load]) {
-    let time = Duration::from_secs(if long() { 300 } else { 6 });
+    let time = Duration::from_secs(if long() { 120 } else { 6 });
     let mut all = 0;
     for (load, seed) in loads.iter().zip(1..) {
         let mut rig = Rig::new(load, seed, AGENTS, None);
