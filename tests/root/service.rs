@@ -73,6 +73,8 @@ fn root_what_is_replicated_through_a_service_is_the_disk() {
     let writer = rig.write(SEED);
     let mut agent = rig.setup.start();
     agent.wait_for("protection", protected);
+    rig.service.admin(&["policy", "set", "default", "--interval", "2"]);
+    agent.wait_for("the policy's interval", |status| status["interval_s"] == 2);
     rig.settle(&mut agent, writer);
     agent.terminate();
     rig.demand_equal();

@@ -64,7 +64,7 @@ pub(crate) struct RunArgs {
     /// A disk to protect: a whole block device, or an image file. May be given several times.
     #[arg(long = "disk", value_name = "PATH")]
     pub(crate) disks: Vec<PathBuf>,
-    /// From one recovery point to the next, such as 15s; 1s to 24h.
+    /// From one recovery point to the next, such as 15s; 1s to 24h. The policy of a recovery service has the last word.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) interval: Option<Duration>,
     /// Stop after this time, with a last recovery point.

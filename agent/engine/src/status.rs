@@ -2,6 +2,8 @@
 //!
 //! Deliberately not here: wording beyond one state word per thing, and anything the engine does not decide by.
 
+use std::time::Duration;
+
 use mobility_format::{ByteCount, DiskId, Epoch, Generation};
 
 use crate::{Engine, Fault, Outage, Time, cycle::Phase, disk::Disk};
@@ -60,6 +62,8 @@ pub struct Status {
     pub last_point: Option<Time>,
     /// When the next is due.
     pub point_due: Time,
+    /// From one to the next, as it is in force.
+    pub interval: Duration,
     /// Cuts tried in this cycle.
     pub tries: u32,
     /// Segments in memory.
@@ -82,6 +86,7 @@ impl Engine {
             epoch: self.epoch,
             last_point: self.last_point,
             point_due: self.point_due,
+            interval: self.limits.interval,
             tries: self.cycle.tries(),
             segments: self.uploads.waiting(),
             uploaded: self.uploads.uploaded,

@@ -257,7 +257,7 @@ impl Report {
             phase: status.phase.to_owned(),
             generation: status.generation,
             epoch: status.epoch,
-            interval_s: self.settings.limits.interval.as_secs(),
+            interval_s: status.interval.as_secs(),
             rpo_s: self.last_point.as_ref().map(|point| seconds(point.time)),
             last_point: self.last_point.clone(),
             next_point: clock::wall_of(status.point_due),
