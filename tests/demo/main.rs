@@ -6,11 +6,11 @@
 
 use std::{fs, process::Command};
 
-use mobility_tests::{binary::binary, requirement::Requirement};
+use mobility_tests::{binary::program, requirement::Requirement};
 
 fn demo() -> String {
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(binary("mobility-agent"))
+    let output = Command::new(program("mobility-agent"))
         .args(["demo", "--size", "64", "--dir"])
         .arg(dir.path())
         .output()

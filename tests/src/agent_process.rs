@@ -7,7 +7,6 @@ use std::{
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -15,25 +14,14 @@ use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+pub use crate::binary::program;
 use crate::{
-    binary::binary,
     scratch::{Scratch, compare, eventually, long},
     service_process::ServiceProcess,
 };
 
 /// How long anything may take that ought to happen soon, on a machine that is busy with other things.
 pub const SOON: Duration = Duration::from_secs(90);
-
-/// A program of the project, built from the present source unless `MOBILITY_PROGRAMS` names a directory of built ones.
-#[must_use]
-pub fn program(name: &str) -> PathBuf {
-    static BUILT: LazyLock<[PathBuf; 2]> = LazyLock::new(|| match std::env::var_os("MOBILITY_PROGRAMS") {
-        Some(dir) => ["mobility-agent", "recovery-service"].map(|name| Path::new(&dir).join(name)),
-        None => [binary("mobility-agent"), binary("recovery-service")],
-    });
-    let [agent, recovery] = &*BUILT;
-    if name == "mobility-agent" { agent.clone() } else { recovery.clone() }
-}
 
 /// How an agent is started.
 #[derive(Clone, Debug)]

@@ -1,17 +1,26 @@
 //! The project's programs, built as the tests themselves are.
 //!
-//! Tests of another package are not told by cargo where a package's binary is, so it is built here, which takes no time
-//! where it is built already. Deliberately not here: how the programs are used.
+//! Tests of another package are not told by cargo where a package's binary is, so it is built here, unless `MOBILITY_PROGRAMS`
+//! names a directory of built ones, as `tests/run` does. Deliberately not here: how the programs are used.
 #![allow(clippy::unwrap_used, reason = "for tests, which fail by panicking")]
 
-use std::{env, path::PathBuf, process::Command};
+use std::{env, path::PathBuf, process::Command, sync::LazyLock};
 
-/// Where the program `name` is, after making sure that it is of the present source.
+/// Where the program `name` is.
 ///
 /// # Panics
 /// When it does not build.
 #[must_use]
-pub fn binary(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| match env::var_os("MOBILITY_PROGRAMS") {
+        Some(dir) => dir.into(),
+        None => build(),
+    });
+    BUILT.join(name)
+}
+
+/// Makes sure that the programs are of the present source, and returns where they are.
+fn build() -> PathBuf {
     // <target>/<profile>/deps/<test>
     let test = env::current_exe().unwrap();
     let profile = test.ancestors().nth(2).unwrap();
@@ -37,6 +46,6 @@ pub fn binary(name: &str) -> PathBuf {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .unwrap();
-    assert!(built.success(), "{name} does not build");
-    profile.join(name)
+    assert!(built.success(), "the programs do not build");
+    profile.to_owned()
 }

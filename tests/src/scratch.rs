@@ -235,7 +235,7 @@ impl Mounted {
     /// When somebody keeps it busy.
     pub fn unmount(self) {
         let point = self.0.to_str().unwrap().to_owned();
-        eventually("unmount", Duration::from_secs(20), || try_run("umount", &[&point]).ok());
+        eventually("unmount", Duration::from_secs(90), || try_run("umount", &[&point]).ok());
         std::mem::forget(self);
     }
 }

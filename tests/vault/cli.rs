@@ -8,7 +8,7 @@ use std::{
 
 use mobility_format::{BlockRange, Epoch, manifest::Consistency};
 use mobility_tests::{
-    binary::binary,
+    binary::program,
     vault_maker::{Flavour, VaultMaker, time_of},
 };
 use serde_json::Value;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::support::{listed, scratch, tree};
 
 fn run(arguments: &[&str]) -> Output {
-    let binary = binary("recovery-service");
+    let binary = program("recovery-service");
     Command::new(binary).args(arguments).env_remove("RUST_BACKTRACE").output().unwrap()
 }
 
