@@ -13,3 +13,4 @@ mod grants;
 mod kills;
 mod rig;
 mod sessions;
+mod stores;

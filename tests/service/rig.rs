@@ -4,6 +4,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
+    path::Path,
     process::Command,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -61,9 +62,15 @@ impl DerefMut for Rig {
 impl Rig {
     /// Starts a service that has never run before.
     pub(crate) fn new() -> Rig {
+        Rig::with(|_| String::new())
+    }
+
+    /// The same, with what is made of a directory for files as its configuration.
+    pub(crate) fn with(configuration: impl Fn(&Path) -> String) -> Rig {
         rustls::crypto::ring::default_provider().install_default().ok();
         let dir = TempDir::new().unwrap();
         let database = std::env::var(POSTGRESQL).map_or(String::new(), |server| fresh_database(&server));
+        let database = format!("{database}{}", configuration(dir.path()));
         let process = ServiceProcess::configured(dir.path().join("data"), &database);
         Rig { address: process.address(), process, database, _dir: dir }
     }

@@ -28,6 +28,8 @@ pub const SOON: Duration = Duration::from_secs(90);
 pub struct Setup {
     /// Its vault, or where the service that it is enrolled with has its storages.
     pub vault: PathBuf,
+    /// The configuration of the service that it is enrolled with, which says where its points are.
+    pub service: Option<PathBuf>,
     /// Where its identity is, if it is enrolled with a service.
     pub state: Option<PathBuf>,
     /// What it protects.
@@ -48,6 +50,7 @@ impl Setup {
     pub fn new(scratch: &Scratch, disks: &[&Path]) -> Setup {
         let setup = Setup {
             vault: scratch.path("vault"),
+            service: None,
             state: None,
             disks: disks.iter().map(|&disk| disk.to_owned()).collect(),
             runtime: scratch.path("run"),
@@ -69,7 +72,9 @@ impl Setup {
     pub fn enrolled(scratch: &Scratch, disks: &[&Path], service: &ServiceProcess) -> Setup {
         let state = scratch.path("state");
         service.enrol(&state);
-        Setup { vault: service.storage(), state: Some(state), ..Setup::new(scratch, disks) }
+        let service_config = Some(service.config());
+        let setup = Setup::new(scratch, disks);
+        Setup { vault: service.storage(), service: service_config, state: Some(state), ..setup }
     }
 
     /// Adds flags of `run`.
@@ -190,7 +195,11 @@ impl Setup {
 
     fn recovery(&self, command: &str, arguments: &[&str]) -> Output {
         let mut recovery = Command::new(program("recovery-service"));
-        recovery.arg(command).arg("--vault").arg(&self.vault).args(arguments).output().unwrap()
+        match &self.service {
+            Some(config) => recovery.arg(command).arg("--config").arg(config),
+            None => recovery.arg(command).arg("--vault").arg(&self.vault),
+        };
+        recovery.args(arguments).output().unwrap()
     }
 
     /// All recovery points, oldest first.

@@ -8,6 +8,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -16,6 +17,7 @@ use std::{
 use mobility_recovery::{
     AzureCredentials, RemoteAccount, RemoteLimits, RemoteSettings, S3Credentials, Secret,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,10 +53,66 @@ impl ObjectStoreServer {
         }
     }
 
+    /// Lets it stand still: it takes connections and answers nothing.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+
     /// The certificate of the authority that signed the server's, where it speaks TLS.
     #[must_use]
     pub fn authorities(&self) -> Option<&[u8]> {
         self.authorities.as_deref()
+    }
+
+    /// The table of a service's configuration that keeps `storage.<name>` here below `prefix`, with files beside it in `dir`.
+    ///
+    /// # Panics
+    /// When the files cannot be written.
+    #[must_use]
+    pub fn table(&self, name: &str, prefix: &str, dir: &Path) -> String {
+        let (kind, place, credentials) = match &self.account {
+            RemoteAccount::S3 {
+                bucket, endpoint, credentials: S3Credentials::Key { id, secret }, ..
+            } => (
+                "s3",
+                format!("bucket = '{bucket}'\nendpoint = '{}'\n", endpoint.as_deref().unwrap_or_default()),
+                format!("access-key-id = '{id}'\nsecret-access-key = '{}'\n", secret.reveal()),
+            ),
+            RemoteAccount::Azure {
+                account,
+                container,
+                endpoint,
+                credentials: AzureCredentials::Key(key),
+            } => {
+                let endpoint = endpoint.as_deref().unwrap_or_default();
+                let place =
+                    format!("account = '{account}'\ncontainer = '{container}'\nendpoint = '{endpoint}'\n");
+                ("azure", place, format!("account-key = '{}'\n", key.reveal()))
+            }
+            _ => panic!("a server of a test's has a key"),
+        };
+        let file = dir.join(format!("{name}-credentials.toml"));
+        fs::write(&file, credentials).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let mut table = format!("[storage.{name}]\nkind = '{kind}'\n{place}prefix = '{prefix}'\n");
+        table += &format!("credentials = '{}'\n", file.display());
+        if let Some(authorities) = &self.authorities {
+            let file = dir.join(format!("{name}-authorities.pem"));
+            fs::write(&file, authorities).unwrap();
+            table += &format!("authorities = '{}'\n", file.display());
+        }
+        table
     }
 
     /// Its directory.
@@ -211,7 +269,12 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-fn free_port() -> u16 {
+/// A port of the loopback that nobody listens at.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 

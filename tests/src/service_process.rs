@@ -26,6 +26,8 @@ pub struct ServiceProcess {
     data: PathBuf,
     child: Option<Child>,
     port: u16,
+    /// Whether its configuration says where machines reach it.
+    is_named: bool,
 }
 
 impl ServiceProcess {
@@ -44,11 +46,23 @@ impl ServiceProcess {
     /// When it cannot be started.
     #[must_use]
     pub fn configured(data: PathBuf, configuration: &str) -> ServiceProcess {
-        let mut service = ServiceProcess { data, child: None, port: 0 };
+        let mut service = ServiceProcess { data, child: None, port: 0, is_named: false };
         service.configure(configuration);
         service.start();
         // Once more, under the address that it is going to be known by.
         service.stop();
+        service.start();
+        service
+    }
+
+    /// One of several at the same work, at a port of its own; started, with a configuration that names the addresses of all.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn instance(data: PathBuf, port: u16, configuration: &str) -> ServiceProcess {
+        let mut service = ServiceProcess { data, child: None, port, is_named: true };
+        service.configure(configuration);
         service.start();
         service
     }
@@ -71,7 +85,9 @@ impl ServiceProcess {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    fn config(&self) -> PathBuf {
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
         self.data.with_extension("toml")
     }
 
@@ -80,7 +96,8 @@ impl ServiceProcess {
     /// # Panics
     /// When that fails.
     pub fn configure(&self, text: &str) {
-        fs::write(self.config(), text).unwrap();
+        // The offline commands are given this file and nothing else.
+        fs::write(self.config(), format!("data = '{}'\n{text}", self.data.display())).unwrap();
     }
 
     /// The command that starts it.
@@ -89,7 +106,7 @@ impl ServiceProcess {
         let mut command = Command::new(program("recovery-service"));
         command.arg("serve").arg("--data").arg(&self.data).arg("--config").arg(self.config());
         command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
-        if self.port != 0 {
+        if self.port != 0 && !self.is_named {
             command.arg("--address").arg(self.address());
         }
         command
@@ -118,6 +135,12 @@ impl ServiceProcess {
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
         let status = eventually("the end of the service", END, || child.try_wait().unwrap());
         assert!(status.success(), "{status}");
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Ends it as a power cut does.

@@ -10,6 +10,7 @@ mod point;
 mod points;
 mod policy;
 mod prune;
+mod reindex;
 mod restore;
 mod serve;
 mod service;
@@ -42,6 +43,8 @@ enum Command {
     Prune(prune::Arguments),
     /// Run the recovery service
     Serve(serve::Arguments),
+    /// Rebuild the service's database from what is stored, after it was lost
+    Reindex(reindex::Arguments),
     /// Tokens that machines enrol with
     Token {
         #[command(subcommand)]
@@ -73,8 +76,11 @@ enum Command {
 #[derive(Args)]
 struct Place {
     /// The vault's directory
-    #[arg(long, value_name = "DIR")]
-    vault: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "config", conflicts_with = "config")]
+    vault: Option<PathBuf>,
+    /// The service's configuration file, which says where its storages are
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The machine, by its id or the beginning of it. May be left out where there is only one
     #[arg(long, value_name = "ID")]
     machine: Option<String>,
@@ -91,6 +97,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Prune(arguments) => prune::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Reindex(arguments) => reindex::run(&arguments),
         Command::Token { command } => token::run(&command),
         Command::Machine { command } => machine::run(&command),
         Command::Policy { command } => policy::run(&command),

@@ -15,6 +15,8 @@ pub(super) enum Command {
     Pin(Point),
     /// Let the policy decide about a point again
     Unpin(Point),
+    /// Say which points stay whatever the policy says
+    Pins(One),
 }
 
 #[derive(Args)]
@@ -27,6 +29,7 @@ pub(super) struct Point {
 
 pub(super) fn run(command: &Command) -> Result<Outcome> {
     let (point, method, words) = match command {
+        Command::Pins(one) => return pins(one),
         Command::Pin(point) => (point, Method::POST, "stays whatever the policy says"),
         Command::Unpin(point) => (point, Method::DELETE, "stays as long as the policy says"),
     };
@@ -34,5 +37,13 @@ pub(super) fn run(command: &Command) -> Result<Outcome> {
     let epoch = Epoch(point.epoch).to_string();
     let answer = service.ask(method, &["machines", &id, "pins", &point.epoch.to_string()], NOTHING)?;
     point.one.place.say(&answer, &format!("the point of epoch {epoch} {words}"))?;
+    Ok(Outcome::Done)
+}
+
+fn pins(one: &One) -> Result<Outcome> {
+    let (service, id) = one.find()?;
+    let answer = service.ask(Method::GET, &["machines", &id, "pins"], NOTHING)?;
+    let epochs = answer["epochs"].as_array().into_iter().flatten().map(ToString::to_string);
+    one.place.say(&answer, &epochs.collect::<Vec<_>>().join("\n"))?;
     Ok(Outcome::Done)
 }

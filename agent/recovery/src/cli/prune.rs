@@ -28,10 +28,16 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
-    let (vault, machines) = arguments.place.open()?;
+    let (stores, machines) = arguments.place.open()?;
+    if !arguments.dry_run && stores.target().as_directory().is_none() {
+        // Nothing would keep the two apart.
+        anyhow::bail!(
+            "an object store is pruned by the running service, by its policies: see `policy set --keep`, or use --dry-run"
+        );
+    }
     let (mut values, mut outcome) = (Vec::new(), Outcome::Done);
     for machine in machines {
-        let report = prune(&vault, machine, &arguments.keep, Timestamp::now(), arguments.dry_run)?;
+        let report = prune(&stores, machine, &arguments.keep, Timestamp::now(), arguments.dry_run)?;
         if !report.untouched.is_empty() {
             outcome = Outcome::Damage;
         }

@@ -45,8 +45,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
-    let (vault, machine) = arguments.place.open_one()?;
-    let catalog = Catalog::load_locked(&vault, machine)?;
+    let (stores, machine) = arguments.place.open_one()?;
+    let catalog = Catalog::load_locked(&stores, machine)?;
     let point = select(&catalog, &arguments.point, arguments.allow_fuzzy)?;
     let disks = chosen_disks(arguments, &point)?;
     let start = Instant::now();

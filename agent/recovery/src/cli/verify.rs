@@ -23,8 +23,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
     let catalogs = match arguments.point {
         None => arguments.place.catalogs()?,
         Some(_) => {
-            let (vault, machine) = arguments.place.open_one()?;
-            vec![Catalog::load_locked(&vault, machine)?]
+            let (stores, machine) = arguments.place.open_one()?;
+            vec![Catalog::load_locked(&stores, machine)?]
         }
     };
     let (mut values, mut outcome) = (Vec::new(), Outcome::Done);

@@ -81,6 +81,13 @@ impl Intake {
         Intake { stores: stores.clone(), machine, key, head: None, told: None, verified: HashSet::new() }
     }
 
+    /// Goes on by way of `stores`, which have to lead to the same place.
+    #[cfg(feature = "service")]
+    #[must_use]
+    pub(crate) fn on(self, stores: &Stores) -> Intake {
+        Intake { stores: stores.clone(), ..self }
+    }
+
     /// The newest manifest that was taken in, point or checkpoint.
     #[must_use]
     pub fn head(&self) -> Option<&Head> {

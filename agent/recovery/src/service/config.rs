@@ -9,8 +9,12 @@ use std::{
 
 use serde::Deserialize;
 
+use super::places::{Places, Tables};
+
 /// Where everything lies, unless it is said.
 const DATA: &str = "/var/lib/recovery-service";
+/// The directory of the service's own storage, in the data directory.
+const STORAGE: &str = "storage";
 const PORT: u16 = 8443;
 /// The longest configuration file.
 const MAX_LEN: u64 = 1 << 20;
@@ -67,6 +71,7 @@ struct File {
     secrets: Option<PathBuf>,
     webhook: Option<String>,
     limits: Limits,
+    storage: Tables,
 }
 
 #[derive(Default, Deserialize)]
@@ -87,6 +92,8 @@ pub(crate) struct Settings {
     pub(crate) addresses: Vec<String>,
     /// The address of the database.
     pub(crate) database: Database,
+    /// Where cache and target storage are.
+    pub(crate) places: Places,
     pub(crate) webhook: Option<String>,
     pub(crate) connections: usize,
     /// Machines whose epochs are taken in at once.
@@ -128,6 +135,7 @@ impl Settings {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Settings {
             secrets: file.secrets.unwrap_or_else(|| data.clone()),
+            places: Places::new(file.storage, &data.join(STORAGE))?,
             data,
             listen: options
                 .listen

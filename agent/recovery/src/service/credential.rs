@@ -67,17 +67,29 @@ impl Credential {
         let failed = |source| CredentialError::File { path: path.clone(), source };
         let fresh = secret::random::<32>().map_err(|err| failed(io::Error::other(err)))?;
         let (address, authority) = (address.to_owned(), authority.to_owned());
-        let secret = match Credential::read(&path) {
-            Ok(before) => before.secret,
-            Err(CredentialError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                format!("{PREFIX}{}", secret::hex(&fresh))
-            }
-            Err(err) => return Err(err),
+        let made = || Credential {
+            address: address.clone(),
+            authority: authority.clone(),
+            secret: format!("{PREFIX}{}", secret::hex(&fresh)),
         };
-        let credential = Credential { address, authority, secret };
-        let text = serde_json::to_vec_pretty(&credential).map_err(|err| failed(err.into()))?;
-        private_file::replace(&path, &text).map_err(failed)?;
+        // Of instances that start for the first time together, one makes it.
+        if !path.exists() {
+            private_file::create(&path, &made().text().map_err(failed)?).map_err(failed)?;
+        }
+        let credential = Credential { address, authority, ..Credential::read(&path)? };
+        credential.write_to(directory)?;
         Ok(credential)
+    }
+
+    /// Puts it into `directory`.
+    pub(crate) fn write_to(&self, directory: &Path) -> Result<(), CredentialError> {
+        let path = directory.join(FILE);
+        let written = self.text().and_then(|text| private_file::replace(&path, &text));
+        written.map_err(|source| CredentialError::File { path, source })
+    }
+
+    fn text(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec_pretty(self)?)
     }
 }
 

@@ -24,13 +24,17 @@ use super::{
     config::{ConfigError, Database as Place, Options, Settings},
     credential::{Credential, CredentialError},
     database::{Database, DatabaseError},
-    listen, private_file,
+    granting::Granting,
+    listen,
+    places::Opened,
+    private_file,
     processor::{self, Intakes},
+    reindex,
     secret::{self, Recognised, Sealer},
     state::Service,
     tls::{self, OwnCertificate},
 };
-use crate::{Lock, Vault, VaultError};
+use crate::{Lock, Objects, Remote, Stores, VaultError};
 
 /// The file of the authority, in the directory of secrets.
 const AUTHORITY: &str = "authority.pem";
@@ -38,8 +42,6 @@ const AUTHORITY: &str = "authority.pem";
 const GRANTS: &str = "grants.key";
 /// The file that keeps a second instance from using the same SQLite database, in the data directory.
 const LOCK: &str = "service.lock";
-/// The directory of the service's own storage, in the data directory.
-const STORAGE: &str = "storage";
 /// Threads that may wait for storage on behalf of requests, for each core.
 const THREADS: usize = 16;
 /// Objects that may arrive at once.
@@ -74,7 +76,7 @@ pub enum ServeError {
     },
 }
 
-fn failed<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> ServeError {
+pub(super) fn failed<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> ServeError {
     move |problem| ServeError::Other { what: what.into(), problem: problem.to_string() }
 }
 
@@ -115,19 +117,10 @@ async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), Serv
     let data = settings.data.display().to_string();
     private_file::directory(&settings.data).map_err(failed(format!("make the directory {data}")))?;
     private_file::directory(&settings.secrets).map_err(failed("make the directory of secrets"))?;
-    let mut alone = None;
-    let database = match &settings.database {
-        Place::File(path) => {
-            // Nobody else works with this file, so whoever holds a claim in it is dead.
-            let lock = settings.data.join(LOCK);
-            alone = Some(Lock::exclusive(&lock, STOP).map_err(failed("begin"))?);
-            let database = open_database(&settings.database, &path.display().to_string()).await?;
-            database.drop_claims().await.map_err(failed("write the database"))?;
-            database
-        }
-        Place::Server(_) => open_database(&settings.database, "PostgreSQL").await?,
-    };
+    let (database, alone) = open_database(&settings).await?;
     let known = database.has_machines().await.map_err(failed("read the database"))?;
+    let opened = settings.places.open(true)?;
+    refuse_half_a_database(&database, known, &opened.stores).await?;
     let new = !settings.secrets.join(AUTHORITY).exists();
     let authority = Authority::open(&settings.secrets.join(AUTHORITY), !known)?;
     database.keep_policy(&admin::first_policy()).await.map_err(failed("write the database"))?;
@@ -144,8 +137,13 @@ async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), Serv
     let local = if address.ip().is_ipv4() { "127.0.0.1" } else { "localhost" };
     let local = format!("https://{local}:{}", address.port());
     let credential = Credential::keep(&settings.secrets, &local, authority.pem())?;
+    // Beside other instances that share the secrets, each is reached at an address of its own.
+    if settings.secrets != settings.data {
+        credential.write_to(&settings.data)?;
+    }
     let (alerts, waiting) = mpsc::channel(processor::WAITING_ALERTS);
-    let service = assemble(&settings, database, authority, &credential, addresses, alerts, stop.clone())?;
+    let service =
+        assemble(&settings, opened, database, authority, &credential, addresses, alerts, stop.clone())?;
 
     let router = Router::new().merge(api::router(service.clone())).merge(admin::router(service.clone()));
     let mut tasks = tokio::task::JoinSet::new();
@@ -167,13 +165,49 @@ async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), Serv
     Ok(())
 }
 
-async fn open_database(place: &Place, shown: &str) -> Result<Database, ServeError> {
-    let opened: Result<Database, DatabaseError> = Database::open(place).await;
-    opened.map_err(failed(format!("open the database {shown}")))
+/// The database, and what keeps others from it where it is a file.
+pub(super) async fn open_database(settings: &Settings) -> Result<(Database, Option<Lock>), ServeError> {
+    let open = async |shown: &str| {
+        let opened: Result<Database, DatabaseError> = Database::open(&settings.database).await;
+        opened.map_err(failed(format!("open the database {shown}")))
+    };
+    match &settings.database {
+        Place::File(path) => {
+            // Nobody else works with this file, so whoever holds a claim in it is dead.
+            let alone = Lock::exclusive(&settings.data.join(LOCK), STOP).map_err(failed("begin"))?;
+            let database = open(&path.display().to_string()).await?;
+            database.drop_claims().await.map_err(failed("write the database"))?;
+            Ok((database, Some(alone)))
+        }
+        Place::Server(_) => Ok((open("PostgreSQL").await?, None)),
+    }
 }
 
+/// A database that was lost must not be taken for a new one: machines that have points would be told that nobody knows them.
+async fn refuse_half_a_database(database: &Database, known: bool, stores: &Stores) -> Result<(), ServeError> {
+    let refused = |problem: &str| Err(failed("begin with this database")(problem));
+    if database.is_rebuilding().await.map_err(failed("read the database"))? {
+        return refused("it is half rebuilt: run `recovery-service reindex` again");
+    }
+    if known {
+        return Ok(());
+    }
+    let stores = stores.clone();
+    let stored = tokio::task::spawn_blocking(move || reindex::machines(&stores)).await;
+    let stored = stored.map_err(failed("read storage"))?.map_err(|err| ServeError::Storage(err.into()))?;
+    match stored.is_empty() {
+        true => Ok(()),
+        false => refused(
+            "it knows no machine, and target storage has points of some: rebuild it with `recovery-service reindex`, or name \
+             another place for target storage",
+        ),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "it is the one place where all parts come together")]
 fn assemble(
     settings: &Settings,
+    opened: Opened,
     database: Database,
     authority: Authority,
     credential: &Credential,
@@ -183,16 +217,19 @@ fn assemble(
 ) -> Result<Arc<Service>, ServeError> {
     let randomness = || failed("draw random numbers");
     let instance = secret::hex(&secret::random::<8>().map_err(randomness())?);
-    let vault = Vault::create(&settings.data.join(STORAGE))?;
+    let granting =
+        Granting::new(&settings.places, &opened).map_err(failed("grant uploads to storage.cache"))?;
+    look_at_stores(opened.cache.iter().chain(&opened.target));
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     Ok(Arc::new(Service {
         instance,
+        claims: std::sync::atomic::AtomicU64::new(0),
         database,
         authority,
         administrator: Recognised::new(&credential.secret).map_err(randomness())?,
         sealer: Sealer::new(&grants_key(&settings.secrets.join(GRANTS))?),
-        cache: vault.root().to_owned(),
-        stores: (*vault).clone(),
+        granting,
+        stores: opened.stores,
         addresses,
         bell: super::bell::Bell::default(),
         work: Notify::new(),
@@ -205,6 +242,18 @@ fn assemble(
         counters: super::state::Counters::default(),
         standings: std::sync::Mutex::default(),
     }))
+}
+
+/// Says at once, and not only when a machine needs it, that a store does not let us in. The service goes on: stores may be away
+/// for a while.
+fn look_at_stores<'a>(stores: impl Iterator<Item = &'a Remote>) {
+    for store in stores {
+        let store = store.clone();
+        tokio::task::spawn_blocking(move || match store.check() {
+            Ok(()) => tracing::info!("{} can be used", store.place("").display()),
+            Err(err) => tracing::error!("storage cannot be used now: {err}; {}", err.kind().remedy()),
+        });
+    }
 }
 
 /// The key that signs addresses, made where there is none: addresses that were given out before are good for nothing then, and

@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +20,7 @@ use super::{
     authority::Authority,
     bell::Bell,
     database::{Database, DatabaseError, Event, EventKind, Standing, Waiting},
+    granting::Granting,
     processor::Intakes,
     refusal::{Answer, Refusal},
     secret::{Recognised, Sealer},
@@ -36,14 +36,16 @@ const STANDINGS: usize = 50_000;
 pub(crate) struct Service {
     /// What it calls itself when it claims work.
     pub(crate) instance: String,
+    /// How many claims it has asked for.
+    pub(crate) claims: AtomicU64,
     pub(crate) database: Database,
     pub(crate) authority: Authority,
     pub(crate) administrator: Recognised,
     /// Signs the addresses of the service's own cache storage.
     pub(crate) sealer: Sealer,
     pub(crate) stores: Stores,
-    /// The directory of the service's own cache storage.
-    pub(crate) cache: PathBuf,
+    /// How rights to put something into cache storage are made.
+    pub(crate) granting: Granting,
     /// Where machines reach the service, in the order to try.
     pub(crate) addresses: Vec<String>,
     pub(crate) bell: Bell,

@@ -3,6 +3,8 @@
 //! [`Objects`] is what all of them can do. Everything else in this crate works on [`Stores`], a cache storage and a target
 //! storage. Deliberately not here: what the objects mean.
 
+#[cfg(feature = "service")]
+mod claimed;
 mod directory;
 mod error;
 mod faults;
@@ -13,6 +15,8 @@ mod objects;
 mod remote;
 mod stores;
 
+#[cfg(feature = "service")]
+pub(crate) use claimed::Permission;
 pub use directory::Directory;
 pub use error::{StorageError, StorageErrorKind};
 pub use faults::FaultPlan;

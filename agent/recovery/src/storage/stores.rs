@@ -31,6 +31,20 @@ impl Stores {
         Stores { cache, target }
     }
 
+    /// The same, which can only be changed while `may` says so. A directory's locks do that for it.
+    #[cfg(feature = "service")]
+    pub(crate) fn claimed(&self, may: &super::Permission) -> Stores {
+        let claimed = |objects: &Arc<dyn Objects>| match objects.as_directory() {
+            Some(_) => objects.clone(),
+            None => Arc::new(super::claimed::Claimed::new(objects.clone(), may.clone())) as Arc<dyn Objects>,
+        };
+        // Target storage's locks cover what is done in cache storage, too.
+        match self.target.as_directory() {
+            Some(_) => self.clone(),
+            None => Stores { cache: claimed(&self.cache), target: claimed(&self.target) },
+        }
+    }
+
     /// Where the agent writes.
     #[must_use]
     pub fn cache(&self) -> &dyn Objects {

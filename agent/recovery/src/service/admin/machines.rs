@@ -21,7 +21,7 @@ use super::Administrator;
 use crate::service::{
     api::Read,
     database::{EventKind, Machine},
-    heads,
+    facts, heads,
     refusal::{Answer, Refusal},
     state::Service,
 };
@@ -66,6 +66,7 @@ pub(super) async fn revoke(
     service.database.end_session(id).await?;
     service.forget_standing(id);
     service.bell.ring(id);
+    facts::store_now(&service, id).await;
     let message = "the machine was taken out of protection by an administrator; its points stay".to_owned();
     service.event(EventKind::Revoked, Some(id), message).await;
     Ok(Json(json!({ "revoked": id })))
@@ -88,6 +89,7 @@ pub(super) async fn assign(
         return Err(Refusal::not_found("machine or policy"));
     }
     service.forget_standing(id);
+    facts::store_now(&service, id).await;
     let message = format!("the machine's policy is now '{}'", assigned.policy);
     service.event(EventKind::PolicyChanged, Some(id), message).await;
     Ok(Json(json!({ "machine": id, "policy": assigned.policy })))
@@ -155,6 +157,7 @@ pub(super) async fn pin(
         return Err(Refusal::new(ErrorCode::NotFound, "there is no such machine"));
     }
     service.database.pin(id, epoch, true).await?;
+    facts::store_now(&service, id).await;
     Ok(Json(json!({ "machine": id, "pinned": epoch })))
 }
 
@@ -164,5 +167,6 @@ pub(super) async fn unpin(
     Path((id, epoch)): Path<(MachineId, u64)>,
 ) -> Answer<Json<Value>> {
     service.database.pin(id, epoch, false).await?;
+    facts::store_now(&service, id).await;
     Ok(Json(json!({ "machine": id, "unpinned": epoch })))
 }

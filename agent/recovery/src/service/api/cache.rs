@@ -53,7 +53,7 @@ pub(super) struct Right {
 }
 
 /// The address by which the object `key` may be created once.
-pub(super) fn address(service: &Service, key: CacheKey, until: Timestamp, longest: u64) -> String {
+pub(crate) fn address(service: &Service, key: CacheKey, until: Timestamp, longest: u64) -> String {
     let key = key.to_string();
     let (key, until) = (key.strip_prefix(PREFIX).unwrap_or(&key), until.as_second());
     let mac = service.sealer.seal(&right(key, until, longest));
@@ -73,6 +73,9 @@ pub(super) async fn take(
     body: Body,
 ) -> Answer<StatusCode> {
     let refused = |message| Err(Refusal::new(ErrorCode::Forbidden, message));
+    let Some(cache) = service.stores.cache().as_directory().filter(|_| service.granting.is_own()) else {
+        return refused("cache storage is not here");
+    };
     let Ok(Query(asked)) = Query::<Right>::try_from_uri(&uri) else {
         return refused("the address is not one that was granted");
     };
@@ -89,7 +92,7 @@ pub(super) async fn take(
     if service.standing(machine).await?.is_none_or(|standing| standing.revoked) {
         return refused("the machine was taken out of protection");
     }
-    let path = service.cache.join(format!("{PREFIX}{key}"));
+    let path = cache.root().join(format!("{PREFIX}{key}"));
     let there = || Refusal::new(ErrorCode::Conflict, "the object exists already");
     if path.exists() {
         return Err(there());

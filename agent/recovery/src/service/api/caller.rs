@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use mobility_format::{MachineId, SessionId, control::ErrorCode};
 
 use crate::service::{
-    database::Standing,
+    database::{Standing, State as MachineState},
     refusal::{Answer, Refusal},
     state::Service,
     tls::Holder,
@@ -17,6 +17,9 @@ use crate::service::{
 
 /// How long after its end a certificate may still be renewed: a machine may have been switched off for so long.
 const RENEWABLE: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// When to ask again while no session is known, in seconds.
+const SOON: u64 = 2;
 
 /// The machine that asks.
 pub(super) struct Caller {
@@ -68,13 +71,13 @@ async fn recognise(
 
 impl Caller {
     /// Refuses what does not come from the machine's current session.
-    pub(super) async fn must_be(
-        &self,
-        service: &Service,
-        session: SessionId,
-    ) -> Answer<crate::service::database::State> {
+    pub(super) async fn must_be(&self, service: &Service, session: SessionId) -> Answer<MachineState> {
         match service.database.state(self.machine).await? {
             Some(state) if state.session == Some(session) => Ok(state),
+            // The database was rebuilt. The next heartbeat says which session goes on.
+            Some(MachineState { session: None, .. }) => {
+                Err(Refusal::not_yet("no session is known yet", SOON))
+            }
             _ => Err(Refusal::fenced()),
         }
     }

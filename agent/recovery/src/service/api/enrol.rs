@@ -19,6 +19,7 @@ use super::{
 use crate::service::{
     authority::{Authority, Request},
     database::{Enrolment, EventKind},
+    facts,
     refusal::{Answer, Refusal},
     secret,
     state::Service,
@@ -74,6 +75,7 @@ pub(super) async fn unenrol(State(service): State<Arc<Service>>, caller: Caller)
     if service.database.revoke_machine(caller.machine, Timestamp::now()).await? {
         service.database.end_session(caller.machine).await?;
         service.forget_standing(caller.machine);
+        facts::store_now(&service, caller.machine).await;
         let message = "the machine left by its own request; its points stay".to_owned();
         service.event(EventKind::Unenrolled, Some(caller.machine), message).await;
     }

@@ -15,7 +15,8 @@ use super::{Said, caller::Caller, said};
 use crate::{
     Intake,
     service::{
-        database::{EventKind, Job},
+        claims::{self, Lease},
+        database::{Claim, EventKind, Job},
         processor::{self, End},
         refusal::{Answer, Refusal},
         state::Service,
@@ -36,9 +37,12 @@ pub(super) async fn begin(
 ) -> Answer<Json<NewGeneration>> {
     let machine = caller.machine;
     caller.must_be(&service, request.session).await?;
-    claim(&service, machine).await?;
-    let begun = begin_claimed(&service, machine, caller.standing.signing_key, request.after).await;
-    let released = service.database.release(Job::Intake, machine, &service.instance, Timestamp::now()).await;
+    let claim = claim(&service, machine).await?;
+    let begun = claims::hold(&service, &claim, async |lease| {
+        begin_claimed(&service, machine, caller.standing.signing_key, request.after, &lease).await
+    });
+    let begun = begun.await;
+    let released = service.database.release(Job::Intake, &claim, Timestamp::now()).await;
     let (generation, new) = begun?;
     released?;
     if new {
@@ -49,16 +53,18 @@ pub(super) async fn begin(
     said(NewGeneration { generation, head })
 }
 
-/// Nobody else takes anything in of this machine meanwhile.
-async fn claim(service: &Service, machine: MachineId) -> Answer<()> {
+/// Nobody else works on this machine meanwhile.
+async fn claim(service: &Service, machine: MachineId) -> Answer<Claim> {
     for _ in 0..TRIES {
         let now = Timestamp::now();
-        if service.database.claim(Job::Intake, machine, &service.instance, NEXT, now).await? {
-            return Ok(());
+        if let Some(claim) =
+            service.database.claim(Job::Intake, machine, service.claim_name(), NEXT, now).await?
+        {
+            return Ok(claim);
         }
         tokio::time::sleep(BETWEEN).await;
     }
-    Err(Refusal::not_yet("commits of the machine are being taken in", 1))
+    Err(Refusal::not_yet("the machine's commits are being taken in, or its points thinned out", 1))
 }
 
 async fn begin_claimed(
@@ -66,17 +72,19 @@ async fn begin_claimed(
     machine: MachineId,
     key: PublicKey,
     after: Generation,
+    lease: &Lease,
 ) -> Answer<(Generation, bool)> {
     let state = service.database.state(machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
     if state.generation == after && state.refused < after {
-        match processor::take_in(service, machine, key).await? {
+        match processor::take_in(service, machine, key, lease).await? {
             // What cannot be taken in is what the resync is for.
             End::Nothing | End::Refused { .. } => {}
             End::More => return Err(Refusal::not_yet("commits of the machine are being taken in", 1)),
             End::Retry(problem) | End::Operator(problem) => return Err(Refusal::failing(&problem)),
         }
     }
-    let (generation, new) = service.blocking(move |stores| next(stores, machine, key, after)).await?;
+    let (generation, new) =
+        service.blocking_claimed(lease, move |stores| next(stores, machine, key, after)).await?;
     service.database.note_generation(machine, generation).await?;
     Ok((generation, new))
 }

@@ -1,27 +1,28 @@
 //! Grants: rights to create objects, ahead of need.
 //!
-//! Deliberately not here: what arrives (`cache`), and stores other than the service's own.
+//! Deliberately not here: how a right is made (`granting`), and what arrives (`cache`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use jiff::{SignedDuration, Timestamp};
 use mobility_format::{
     ByteCount, Epoch,
-    control::{ErrorCode, Grant, GrantRequest, Grants, ManifestGrant, SegmentGrant},
+    control::{ErrorCode, GrantRequest, Grants, MAX_BODY, ManifestGrant, SegmentGrant},
     key::CacheKey,
 };
 
-use super::{Said, cache, caller::Caller, said};
+use super::{Said, caller::Caller, said};
 use crate::service::{
+    granting::{self, grant},
     refusal::{Answer, Refusal},
     state::{Counters, Service},
 };
 
 /// How long a grant is good: for as long an agent goes on without the service.
 const LIFE: SignedDuration = SignedDuration::from_hours(24);
-/// The longest object that may be put, in bytes.
-pub(super) const LONGEST: u64 = 256 << 20;
+/// How much the addresses in one answer may take: they get longer with a store's temporary credentials.
+const MOST_BYTES: usize = MAX_BODY / 2;
 
 pub(super) async fn give(
     State(service): State<Arc<Service>>,
@@ -36,27 +37,33 @@ pub(super) async fn give(
     }
     let taken = service.database.take_slots(machine, request.session, generation, request.segments).await?;
     let last = taken.ok_or_else(Refusal::fenced)?;
-    let expires = Timestamp::now() + LIFE;
-    let grant = |key: CacheKey| Grant {
-        url: cache::address(&service, key, expires, LONGEST),
-        headers: BTreeMap::new(),
-    };
-    let slots = last - u64::from(request.segments)..last;
-    let segments =
-        slots.map(|slot| SegmentGrant { slot, grant: grant(CacheKey::Slot { machine, generation, slot }) });
-    let first = request.first_epoch.0.max(1);
-    let epochs = (first..first.saturating_add(u64::from(request.manifests))).map(Epoch);
-    let manifests = epochs.map(|epoch| ManifestGrant {
-        epoch,
-        grant: grant(CacheKey::Manifest { machine, generation, epoch }),
-    });
-    let grants = Grants {
+    let now = Timestamp::now();
+    let mut grants = Grants {
         generation,
-        expires,
-        longest: ByteCount(LONGEST),
-        segments: segments.collect(),
-        manifests: manifests.collect(),
+        expires: now + LIFE,
+        longest: ByteCount(granting::longest(&service.stores)),
+        segments: Vec::new(),
+        manifests: Vec::new(),
     };
+    let mut bytes = 0;
+    // Manifests go first: there are fewer of them, and without one nothing is committed.
+    let first = request.first_epoch.0.max(1);
+    for epoch in (first..first.saturating_add(u64::from(request.manifests))).map(Epoch) {
+        if bytes >= MOST_BYTES / 2 {
+            break;
+        }
+        let grant = grant(&service, CacheKey::Manifest { machine, generation, epoch }, now, LIFE).await?;
+        bytes += grant.url.len();
+        grants.manifests.push(ManifestGrant { epoch, grant });
+    }
+    for slot in last - u64::from(request.segments)..last {
+        if bytes >= MOST_BYTES {
+            break;
+        }
+        let grant = grant(&service, CacheKey::Slot { machine, generation, slot }, now, LIFE).await?;
+        bytes += grant.url.len();
+        grants.segments.push(SegmentGrant { slot, grant });
+    }
     Counters::add(&service.counters.grants, (grants.segments.len() + grants.manifests.len()) as u64);
     said(grants)
 }

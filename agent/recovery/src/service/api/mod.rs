@@ -25,6 +25,8 @@ use axum::{
 use mobility_format::control::{ErrorCode, Limited, MAX_BODY};
 use serde::de::DeserializeOwned;
 
+pub(crate) use cache::address as cache_address;
+
 use super::{
     refusal::{Answer, Refusal},
     state::Service,

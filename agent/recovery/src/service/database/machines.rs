@@ -160,7 +160,7 @@ impl Database {
     /// Takes a machine's rights away. Whether it had any.
     pub(crate) async fn revoke_machine(&self, machine: MachineId, now: Timestamp) -> Result<bool> {
         let statement = query("UPDATE machines SET revoked = $1 WHERE id = $2 AND revoked IS NULL");
-        Ok(self.write(statement.bind(millis(now)).bind(machine.to_string())).await? == 1)
+        self.change_facts(machine, statement.bind(millis(now)).bind(machine.to_string())).await
     }
 
     /// Gives a machine another policy. Whether there are both.
@@ -169,7 +169,7 @@ impl Database {
             "UPDATE machines SET policy = $1 WHERE id = $2 AND EXISTS (SELECT 1 FROM policies WHERE name = $3)",
         );
         let statement = statement.bind(policy.to_owned()).bind(machine.to_string()).bind(policy.to_owned());
-        Ok(self.write(statement).await? == 1)
+        self.change_facts(machine, statement).await
     }
 
     /// Machines in the order of their ids, those after `after`.
@@ -195,7 +195,7 @@ impl Database {
             true => query("INSERT INTO pins (machine, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING"),
             false => query("DELETE FROM pins WHERE machine = $1 AND epoch = $2"),
         };
-        self.write(statement.bind(machine.to_string()).bind(stored(epoch))).await.map(|_| ())
+        self.change_facts(machine, statement.bind(machine.to_string()).bind(stored(epoch))).await.map(|_| ())
     }
 
     /// The epochs of a machine's points that are not to be pruned.

@@ -2,11 +2,12 @@
 //!
 //! One set of statements serves both: `$1` for parameters, times as milliseconds since 1970, ids as hexadecimal text, messages
 //! as JSON. What two instances may do at once is decided by one conditional `UPDATE`, never by what was read before. Everything
-//! in it but tokens, policies and the machines' certificates can be found again from storage. Deliberately not here: what the
+//! that has to outlast it is stored with the points, too (`facts`), so that it can be rebuilt (`reindex`). Deliberately not here: what the
 //! rows mean to anybody else.
 
 mod commands;
 mod events;
+mod facts;
 mod machines;
 mod policies;
 mod schema;
@@ -27,10 +28,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub(crate) use commands::Waiting;
 pub(crate) use events::{Event, Kind as EventKind};
+pub(crate) use facts::Found;
 pub(crate) use machines::{Enrolment, Machine, Standing};
 pub(crate) use sessions::{Begun, Newcomer, State};
 pub(crate) use tokens::Token;
-pub(crate) use work::{CLAIM, Job, Overdue};
+pub(crate) use work::{CLAIM, Claim, Job, Overdue};
 
 use super::config;
 

@@ -7,7 +7,9 @@ use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result};
 
-const STEPS: [&[&str]; 1] = [&[
+const STEPS: [&[&str]; 2] = [FIRST, SECOND];
+
+const FIRST: &[&str] = &[
     "CREATE TABLE policies (
         name TEXT PRIMARY KEY,
         version BIGINT NOT NULL,
@@ -87,7 +89,19 @@ const STEPS: [&[&str]; 1] = [&[
         machine TEXT NOT NULL REFERENCES machines (id),
         epoch BIGINT NOT NULL,
         PRIMARY KEY (machine, epoch))",
-]];
+];
+
+/// One claim covers all work on a machine; and what is known of a machine beside what it commits is stored with its points,
+/// numbered.
+const SECOND: &[&str] = &[
+    "ALTER TABLE states ADD COLUMN claimed_by TEXT",
+    "ALTER TABLE states ADD COLUMN claimed_until BIGINT NOT NULL DEFAULT 0",
+    "ALTER TABLE states ADD COLUMN facts BIGINT NOT NULL DEFAULT 1",
+    "ALTER TABLE states ADD COLUMN facts_stored BIGINT NOT NULL DEFAULT 0",
+    "ALTER TABLE policies ADD COLUMN stored BIGINT NOT NULL DEFAULT 0",
+    "ALTER TABLE work DROP COLUMN claimed_by",
+    "ALTER TABLE work DROP COLUMN claimed_until",
+];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.
 const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(7305813244915873) AS TEXT)";

@@ -219,6 +219,30 @@ impl Database {
         }))
     }
 
+    /// Makes the session current that is heard first after the database was rebuilt, at whatever turn it is. Nothing where there
+    /// is one already.
+    pub(crate) async fn adopt_session(
+        &self,
+        machine: MachineId,
+        session: SessionId,
+        turn: u64,
+        now: Timestamp,
+    ) -> Result<Option<Heard>> {
+        let next = stored(turn).saturating_add(1);
+        let statement = query(
+            "UPDATE states SET session = $1, heard = $2, turn_shown = $3, turn_first = $4, turn_last = $5
+             WHERE machine = $6 AND session IS NULL RETURNING turn_last, generation, taken_in",
+        );
+        let statement = statement.bind(session.to_string()).bind(millis(now)).bind(stored(turn));
+        let statement = statement.bind(next).bind(next).bind(machine.to_string());
+        let Some(row) = self.change(statement).await? else { return Ok(None) };
+        Ok(Some(Heard {
+            turn: row.count("turn_last")?,
+            generation: row.count("generation")?,
+            taken_in: row.count("taken_in")?,
+        }))
+    }
+
     /// The machine's state.
     pub(crate) async fn state(&self, machine: MachineId) -> Result<Option<State>> {
         let statement =

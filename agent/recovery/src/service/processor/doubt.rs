@@ -10,7 +10,7 @@ use mobility_format::{
 
 use crate::{
     Doubted, Intake,
-    service::{database::EventKind, heads, refusal::Answer, state::Service},
+    service::{claims::Lease, database::EventKind, heads, refusal::Answer, state::Service},
     storage::Stores,
 };
 
@@ -28,9 +28,11 @@ pub(super) async fn order_resync(
     generation: Generation,
     epoch: Epoch,
     reason: String,
+    lease: &Lease,
 ) -> Answer<()> {
-    let (through, disks) =
-        service.blocking(move |stores| doubted(stores, (machine, key), generation, epoch)).await?;
+    let (through, disks) = service
+        .blocking_claimed(lease, move |stores| doubted(stores, (machine, key), generation, epoch))
+        .await?;
     let reason: String = format!("epoch {epoch} was refused: {reason}").chars().take(MAX_REASON).collect();
     let order = Order::Resync { generation, reason: reason.clone(), through, disks };
     if service.database.order_resync_once(machine, generation.0, &order, Timestamp::now()).await? {

@@ -17,6 +17,7 @@ use super::{Next, doubt};
 use crate::{
     Intake, IntakeError, IntakeErrorKind,
     service::{
+        claims::Lease,
         database::EventKind,
         heads,
         refusal::{Answer, Refusal},
@@ -74,7 +75,7 @@ struct Taken {
 }
 
 /// Does the work of [`super::Job::Intake`] for one machine.
-pub(super) async fn work(service: &Service, machine: MachineId) -> Next {
+pub(super) async fn work(service: &Service, machine: MachineId, lease: &Lease) -> Next {
     let key = match service.standing(machine).await {
         Ok(Some(standing)) => standing.signing_key,
         Ok(None) => return Next::InTime,
@@ -83,16 +84,18 @@ pub(super) async fn work(service: &Service, machine: MachineId) -> Next {
             return Next::Again;
         }
     };
-    let end = match take_in(service, machine, key).await {
+    let end = match take_in(service, machine, key, lease).await {
         Ok(end) => end,
         Err(_) => return Next::Again,
     };
     match end {
         End::Nothing => Next::InTime,
         End::More => Next::Now,
+        // Whoever went on with it has removed what is not found here.
+        End::Refused { .. } if !lease.holds() => Next::Again,
         End::Refused { generation, epoch, reason } => {
             Counters::add(&service.counters.refused, 1);
-            match doubt::order_resync(service, (machine, key), generation, epoch, reason).await {
+            match doubt::order_resync(service, (machine, key), generation, epoch, reason, lease).await {
                 Ok(()) => Next::InTime,
                 Err(_) => Next::Again,
             }
@@ -113,6 +116,7 @@ pub(in crate::service) async fn take_in(
     service: &Service,
     machine: MachineId,
     key: PublicKey,
+    lease: &Lease,
 ) -> Answer<End> {
     let began = Instant::now();
     loop {
@@ -123,7 +127,8 @@ pub(in crate::service) async fn take_in(
         let known = state.head.as_ref().map(|head| head.digest);
         let intake = service.intakes.take(machine).filter(|kept| kept.head().map(|h| h.digest) == known);
         let batch = service
-            .blocking(move |stores| {
+            .blocking_claimed(lease, move |stores| {
+                let intake = intake.map(|kept| kept.on(stores));
                 Ok(match intake.map_or_else(|| Intake::open(stores, machine, key), Ok) {
                     Ok(mut intake) => {
                         let (taken, end) = batch(stores, &mut intake, machine, known);

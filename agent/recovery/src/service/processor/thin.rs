@@ -10,18 +10,18 @@ use super::Next;
 use crate::{
     ladder::Ladder,
     prune_but,
-    service::{database::EventKind, refusal::Refusal, state::Service},
+    service::{claims::Lease, database::EventKind, refusal::Refusal, state::Service},
 };
 
 /// Does the work of [`super::Job::Prune`] for one machine.
-pub(super) async fn work(service: &Service, machine: MachineId) -> Next {
-    match thin(service, machine).await {
+pub(super) async fn work(service: &Service, machine: MachineId, lease: &Lease) -> Next {
+    match thin(service, machine, lease).await {
         Ok(()) => Next::InTime,
         Err(_) => Next::Again,
     }
 }
 
-async fn thin(service: &Service, machine: MachineId) -> Result<(), Refusal> {
+async fn thin(service: &Service, machine: MachineId, lease: &Lease) -> Result<(), Refusal> {
     let Some(standing) = service.standing(machine).await? else { return Ok(()) };
     let Some(policy) = service.database.policy(&standing.policy).await? else { return Ok(()) };
     if service.database.state(machine).await?.is_none_or(|state| state.head.is_none()) {
@@ -30,7 +30,7 @@ async fn thin(service: &Service, machine: MachineId) -> Result<(), Refusal> {
     let ladder: Ladder = policy.retention.parse().map_err(|err| Refusal::failing(&err))?;
     let pinned = service.database.pins(machine).await?.into_iter().map(Epoch).collect();
     let report = service
-        .blocking(move |stores| {
+        .blocking_claimed(lease, move |stores| {
             prune_but(stores, machine, &ladder, &pinned, Timestamp::now(), false)
                 .map_err(|err| Refusal::failing(&err))
         })

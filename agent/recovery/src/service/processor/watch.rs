@@ -1,4 +1,5 @@
-//! Looks after what nobody asks for: machines that fall silent, commands that another instance left, old events.
+//! Looks after what nobody asks for: machines that fall silent, commands that another instance left, old events, facts that are not
+//! stored yet.
 //!
 //! Deliberately not here: the work on machines' data.
 
@@ -8,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::service::{
     database::{DatabaseError, EventKind, Overdue},
+    facts,
     state::Service,
 };
 
@@ -30,6 +32,8 @@ pub(in crate::service) async fn run(service: Arc<Service>) {
             () = tokio::time::sleep(LISTEN) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
+        // What fails here was logged where it failed.
+        let _ = facts::store_due(&service).await;
         if let Err(err) = look(&service, round).await {
             tracing::error!("machines cannot be looked after: {err}");
         }

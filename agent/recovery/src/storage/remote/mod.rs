@@ -11,7 +11,7 @@ mod failure;
 mod reading;
 mod settings;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
@@ -33,6 +33,10 @@ const READ_AT_ONCE: usize = 16;
 const REMOVED_AT_ONCE: usize = 100;
 /// How long an object written piece by piece should get: it is held in memory until it is published.
 const DRAFT_LENGTH: u64 = 16 << 20;
+
+/// How long removing a batch and replacing a record may take with all tries: less than a claim is held without being renewed, so
+/// that none of them comes to its end after somebody else has begun.
+const SOON: Duration = Duration::from_secs(15);
 
 /// The client of a store, for what each does in its own way: signing upload grants.
 #[derive(Clone, Debug)]
@@ -109,6 +113,23 @@ impl Remote {
         put.map(|_| ()).map_err(|err| self.failed("put", key, &err))
     }
 
+    /// Waits for what has to end soon.
+    fn soon<T>(
+        &self,
+        action: &'static str,
+        key: &str,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, StorageError> {
+        match self.runtime.block_on(async { tokio::time::timeout(SOON, work).await }) {
+            Ok(done) => done.map_err(|err| self.failed(action, key, &err)),
+            Err(_) => {
+                let problem = format!("the storage took longer than {} s", SOON.as_secs());
+                let source = io::Error::new(io::ErrorKind::TimedOut, problem);
+                Err(StorageError::new(action, &self.place(key), source))
+            }
+        }
+    }
+
     /// The beginning of an object.
     async fn fetch(&self, location: &Location, limit: u64) -> object_store::Result<Vec<u8>> {
         let mut chunks = self.store.get(location).await?.into_stream();
@@ -128,12 +149,15 @@ impl Remote {
         for batch in locations.chunks(REMOVED_AT_ONCE) {
             let batch: Vec<_> = batch.iter().cloned().map(Ok).collect();
             let mut removed = self.store.delete_stream(stream::iter(batch).boxed());
-            while let Some(one) = self.runtime.block_on(removed.next()) {
-                match one {
-                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(err) => return Err(self.failed("remove objects from", "", &err)),
+            self.soon("remove objects from", "", async {
+                while let Some(one) = removed.next().await {
+                    match one {
+                        Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                        Err(err) => return Err(err),
+                    }
                 }
-            }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -180,7 +204,10 @@ impl Objects for Remote {
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.put(key, bytes.to_vec().into(), PutMode::Overwrite)
+        let location = self.location(key);
+        let payload: PutPayload = bytes.to_vec().into();
+        let put = self.store.put_opts(&location, payload, PutMode::Overwrite.into());
+        self.soon("put", key, put).map(|_| ())
     }
 
     fn draft(&self, _: &str) -> Result<Box<dyn Draft>, StorageError> {
