@@ -40,6 +40,8 @@ pub(crate) struct Agent {
     /// Failures of the storage in a row, and until when the engine has to leave it alone.
     pub(crate) failures: u32,
     pub(crate) hands_off_until: u64,
+    /// Until when it was asked to.
+    pub(crate) left_alone_until: u64,
     pub(crate) wake_at: Option<u64>,
     /// When the first of the current epoch's confirming scans began.
     pub(crate) confirming_since: u64,

@@ -149,6 +149,7 @@ impl World {
             uploads: 0,
             failures: 0,
             hands_off_until: 0,
+            left_alone_until: 0,
             wake_at: None,
             confirming_since: 0,
             stopped: false,
@@ -225,7 +226,7 @@ impl World {
         let gone = !self.devices[disk].attached;
         if gone && self.announced[disk] {
             self.announced[disk] = false;
-            let fault = Fault { kind: FaultKind::DiskGone, message: "gone".to_owned() };
+            let fault = Fault::new(FaultKind::DiskGone, "gone");
             return self.tell(Event::DiskGone(disk_id(disk), fault));
         }
         let grown = self.devices[disk].size() != self.trackers[disk].size;

@@ -80,7 +80,7 @@ pub(crate) fn blocks_of(set: &BlockSet) -> Vec<u64> {
 }
 
 pub(crate) fn unreadable(disk: usize) -> Fault {
-    Fault { kind: FaultKind::DiskRead, message: format!("disk {disk} cannot be read") }
+    Fault::new(FaultKind::DiskRead, format!("disk {disk} cannot be read"))
 }
 
 /// After how long the job goes on; nothing when it is done.

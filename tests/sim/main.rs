@@ -107,6 +107,7 @@ const MARKS: &[&str] = &[
     "storage failed",
     "storage full",
     "storage gone",
+    "storage wishes to be left alone",
     "storage read-only",
     "suspects",
     "tracking went on",

@@ -2,6 +2,8 @@
 //!
 //! A request that was sent goes on without the agent that sent it. Deliberately not here: what the service makes of it.
 
+use std::time::Duration;
+
 use mobility_engine::{CommitFault, Event, Fault, FaultKind, NewGeneration, SegmentId};
 use mobility_format::Epoch;
 
@@ -56,14 +58,18 @@ impl World {
             FaultKind::StorageGone => "storage gone",
             _ => "storage failed",
         });
-        Fault { kind, message: "the storage failed".to_owned() }
+        let wait = self.rng.per_mille(100).then(|| Duration::from_millis(self.rng.magnitude(1, 20_000)));
+        if wait.is_some() {
+            self.mark("storage wishes to be left alone");
+        }
+        Fault { wait, ..Fault::new(kind, "the storage failed") }
     }
 
     pub(crate) fn send(&mut self, request: Request) {
         let (now, agent) = (self.now, self.agent_mut());
         let life = agent.life;
-        if agent.failures > 0 && now < agent.hands_off_until {
-            let until = agent.hands_off_until;
+        if (agent.failures > 0 && now < agent.hands_off_until) || now < agent.left_alone_until {
+            let until = agent.hands_off_until.max(agent.left_alone_until);
             return self
                 .fail(format!("the storage is tried at {now}, which fails, though not before {until}"));
         }
@@ -201,11 +207,18 @@ impl World {
     fn note_storage(&mut self, fault: Option<&Fault>) {
         let (limits, now) = (self.limits, self.now);
         let agent = self.agent_mut();
-        if fault.is_none() {
+        let Some(fault) = fault else {
             agent.failures = 0;
             return;
-        }
+        };
         agent.failures += 1;
+        if let Some(wish) = fault.wait {
+            // Followed whatever comes of what was under way meanwhile. The engine's clock has milliseconds.
+            let until = now + (wish.as_micros() as u64).saturating_sub(2_000);
+            agent.left_alone_until = agent.left_alone_until.max(until);
+            agent.hands_off_until = agent.left_alone_until;
+            return;
+        }
         let doubled = limits.retry_first.saturating_mul(1 << (agent.failures - 1).min(20));
         // Half of it is jitter, and the engine's clock has milliseconds.
         let least = (doubled.min(limits.retry_last).as_micros() as u64 / 2).saturating_sub(2_000);

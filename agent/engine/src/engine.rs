@@ -149,7 +149,7 @@ impl Engine {
             Event::Uploaded(segment, result) => {
                 self.uploads.done(segment, result.is_ok());
                 match result {
-                    Ok(()) => self.uploads.works(),
+                    Ok(()) => self.uploads.works(now),
                     Err(fault) => {
                         self.uploads.failed(now, fault, &self.limits, &mut self.jitter);
                     }
@@ -245,7 +245,8 @@ impl Engine {
     /// A disk cannot be read now. What it owes stays owed; the cycle is tried again later.
     pub(crate) fn disk_failed(&mut self, now: Time, id: DiskId, fault: Fault) {
         self.cycle.disk_failures = self.cycle.disk_failures.saturating_add(1);
-        let wait = crate::retry::backoff(&self.limits, self.cycle.disk_failures, &mut self.jitter);
+        let wait =
+            crate::retry::backoff(&self.limits, self.cycle.disk_failures, fault.wait, &mut self.jitter);
         self.cycle.disk_retry = Some(now + wait);
         self.cycle.failed.insert(id);
         self.with_disk(id, |disk| disk.fault = Some(fault));
@@ -336,7 +337,7 @@ impl Engine {
     fn on_generation(&mut self, now: Time, result: Result<NewGeneration, Fault>) {
         match result {
             Ok(NewGeneration { generation, head }) => {
-                self.uploads.works();
+                self.uploads.works(now);
                 self.generation = generation;
                 if self.epoch != head.next() {
                     // An earlier run's commit, or one of ours that was refused: not what was compared with.
@@ -357,7 +358,7 @@ impl Engine {
     fn on_commit(&mut self, now: Time, result: Result<(), CommitFault>) {
         match result {
             Ok(()) => {
-                self.uploads.works();
+                self.uploads.works(now);
                 self.committed(now);
             }
             Err(CommitFault::Retry(fault)) => {

@@ -2,6 +2,8 @@
 //!
 //! Deliberately not here: bulk data. Blocks and segments are named, never carried.
 
+use std::time::Duration;
+
 use mobility_format::{BlockSet, ByteCount, DiskId, Epoch, Generation};
 
 /// Names a segment in the caller's memory until it is durable. Never used twice by one caller.
@@ -47,6 +49,16 @@ pub struct Fault {
     pub kind: FaultKind,
     /// What happened, to what, and what to do: for a person.
     pub message: String,
+    /// How long the other side wishes to be left alone. Followed up to an hour.
+    pub wait: Option<Duration>,
+}
+
+impl Fault {
+    /// A fault of which nobody said when to try again.
+    #[must_use]
+    pub fn new(kind: FaultKind, message: impl Into<String>) -> Fault {
+        Fault { kind, message: message.into(), wait: None }
+    }
 }
 
 /// Why a commit did not happen.

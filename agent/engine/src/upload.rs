@@ -27,6 +27,13 @@ pub struct Outage {
     pub failures: u32,
 }
 
+impl Outage {
+    /// Whether the storage has wished to be left alone until later.
+    fn wants_rest(&self, now: Time) -> bool {
+        self.fault.wait.is_some() && now < self.retry_at
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Uploads {
     segments: BTreeMap<SegmentId, (State, ByteCount)>,
@@ -71,19 +78,25 @@ impl Uploads {
     pub(crate) fn failed(
         &mut self,
         now: Time,
-        fault: Fault,
+        mut fault: Fault,
         limits: &Limits,
         jitter: &mut retry::Jitter,
     ) -> Time {
         let (since, failures) =
             self.outage.as_ref().map_or((now, 1), |o| (o.since, o.failures.saturating_add(1)));
-        let retry_at = now + retry::backoff(limits, failures, jitter);
+        let mut retry_at = now + retry::backoff(limits, failures, fault.wait, jitter);
+        // What another upload was told a moment ago counts still.
+        if let Some(asked) = self.outage.as_ref().filter(|outage| outage.wants_rest(now)) {
+            retry_at = retry_at.max(asked.retry_at);
+            fault.wait = fault.wait.or(asked.fault.wait);
+        }
         self.outage = Some(Outage { fault, since, retry_at, failures });
         retry_at
     }
 
-    pub(crate) fn works(&mut self) {
-        self.outage = None;
+    /// The storage took something. One that wished to be left alone is, all the same: what was under way does not count.
+    pub(crate) fn works(&mut self, now: Time) {
+        self.outage = self.outage.take().filter(|outage| outage.wants_rest(now));
     }
 
     /// Takes in how an upload ended. A segment that was forgotten meanwhile is none of our business.

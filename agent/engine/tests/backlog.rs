@@ -66,7 +66,7 @@ fn what_waits_in_an_outage_is_part_of_it() {
     asks(&mut engine, |action| matches!(action, Action::Copy(..)));
     assert_eq!(backlog(&engine), blocks(20).bytes(), "while it is copied");
     copied(&mut engine, 100);
-    let fault = Fault { kind: FaultKind::StorageFull, message: "a test".to_owned() };
+    let fault = Fault::new(FaultKind::StorageFull, "a test");
     engine.handle(NOW, Event::Uploaded(SegmentId(1), Err(fault)));
     assert_eq!(backlog(&engine), ByteCount(100));
 }

@@ -212,7 +212,7 @@ fn applications_are_let_go_when_no_cut_succeeds() {
 #[test]
 fn a_cycle_that_begins_again_tells_the_applications_again() {
     let mut machine = Machine::with(CutPolicy::Auto);
-    let fault = Fault { kind: FaultKind::DiskRead, message: "a test".to_owned() };
+    let fault = Fault::new(FaultKind::DiskRead, "a test");
     machine.frozen = Verdict::Unread(DISK, fault);
     machine.request(1, true);
     machine.until_done("post");

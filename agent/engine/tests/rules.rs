@@ -3,6 +3,8 @@
 //! Deliberately not here: whether the rules together lose nothing; that is the simulation's (`tests/sim`).
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::time::Duration;
+
 use mobility_engine::{
     Action, CommitDisk, CommitKind, CutDiskOutcome, CutFigures, CutPolicy, DiskStart, Drained, Engine, Event,
     Fault, FaultKind, Known, Limits, NewGeneration, SegmentId, Start, Time, Tracking, Verdict,
@@ -19,7 +21,7 @@ fn tracked(id: DiskId, owed: u64) -> DiskStart {
 }
 
 fn fault(kind: FaultKind) -> Fault {
-    Fault { kind, message: "a test".to_owned() }
+    Fault::new(kind, "a test")
 }
 
 /// An engine, its time, and what it has asked for and nobody has answered.
@@ -298,4 +300,28 @@ fn while_replication_rests_only_a_point_that_is_asked_for_is_made() {
     assert_eq!((story.engine.wakeup(story.now), story.asked.len()), (None, 0));
     story.tell(Event::PointWanted(mobility_engine::Request { id: 1, application: false }));
     story.until(0, |action| matches!(action, Action::Commit { .. }));
+}
+
+#[test]
+fn a_storage_that_wishes_to_be_left_alone_is_whatever_was_under_way() {
+    let mut story = Story::new(Limits::default(), vec![tracked(A, 10)]);
+    story.until(0, |action| matches!(action, Action::Copy(..)));
+    story.segment(A);
+    story.segment(A);
+    let ids: Vec<_> = story.asked.iter().filter_map(upload_of).collect();
+    assert_eq!(ids.len(), 2);
+    story.asked.retain(|action| upload_of(action).is_none());
+    let wish = Fault { wait: Some(Duration::from_secs(30)), ..fault(FaultKind::Storage) };
+    story.tell(Event::Uploaded(ids[0], Err(wish)));
+    story.tell(Event::Uploaded(ids[1], Ok(())));
+    story.tell(Event::Copied(A, BlockSet::new(), None));
+    story.until(0, |action| upload_of(action).is_some());
+    assert!(story.now >= Time(30_000) && story.now <= Time(34_000), "{}", story.now);
+}
+
+fn upload_of(action: &Action) -> Option<SegmentId> {
+    match action {
+        Action::Upload(id) => Some(*id),
+        _ => None,
+    }
 }

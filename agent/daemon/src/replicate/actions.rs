@@ -91,9 +91,8 @@ impl Replication {
 
     /// The disk, if it is there to be worked with.
     pub(super) fn present(&self, id: DiskId) -> Result<&Protected, Fault> {
-        self.disks.get(&id).filter(|disk| !disk.gone).ok_or_else(|| Fault {
-            kind: FaultKind::DiskGone,
-            message: format!("disk {id} is not there; attach it again"),
+        self.disks.get(&id).filter(|disk| !disk.gone).ok_or_else(|| {
+            Fault::new(FaultKind::DiskGone, format!("disk {id} is not there; attach it again"))
         })
     }
 

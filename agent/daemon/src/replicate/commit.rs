@@ -118,9 +118,7 @@ pub(crate) fn commit(
 fn refusal(err: &IntakeError) -> CommitFault {
     match err.kind() {
         IntakeErrorKind::Retry => CommitFault::Retry(of_intake(err)),
-        IntakeErrorKind::Operator => {
-            CommitFault::Retry(Fault { kind: FaultKind::Storage, message: err.to_string() })
-        }
+        IntakeErrorKind::Operator => CommitFault::Retry(Fault::new(FaultKind::Storage, err.to_string())),
         IntakeErrorKind::SendAgain | IntakeErrorKind::Stop => CommitFault::Refused(err.to_string()),
     }
 }
@@ -129,7 +127,7 @@ fn refusal(err: &IntakeError) -> CommitFault {
 pub(crate) fn of_intake(err: &IntakeError) -> Fault {
     match err {
         IntakeError::Storage(err) => fault::of_storage(err),
-        other => Fault { kind: FaultKind::Storage, message: other.to_string() },
+        other => Fault::new(FaultKind::Storage, other.to_string()),
     }
 }
 

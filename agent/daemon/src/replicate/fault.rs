@@ -20,27 +20,27 @@ pub(crate) fn of_storage(err: &StorageError) -> Fault {
         _ if err.source.kind() == io::ErrorKind::NotFound => (FaultKind::StorageGone, "bring it back"),
         _ => (FaultKind::Storage, "look into the system's log for the disk that holds it"),
     };
-    Fault { kind, message: format!("{err}; {remedy}. Replication goes on by itself then") }
+    Fault::new(kind, format!("{err}; {remedy}. Replication goes on by itself then"))
 }
 
 /// The directory is not the vault that it was.
 pub(crate) fn of_vault(err: &VaultError) -> Fault {
     match err {
         VaultError::Storage(err) => of_storage(err),
-        other => Fault {
-            kind: FaultKind::StorageGone,
-            message: format!("{other}. Bring the vault back; replication goes on by itself then"),
-        },
+        other => Fault::new(
+            FaultKind::StorageGone,
+            format!("{other}. Bring the vault back; replication goes on by itself then"),
+        ),
     }
 }
 
 /// A disk cannot be read.
 pub(crate) fn of_read(err: &ReadError) -> Fault {
     let kind = if err.kind == ReadErrorKind::Gone { FaultKind::DiskGone } else { FaultKind::DiskRead };
-    Fault { kind, message: err.to_string() }
+    Fault::new(kind, err.to_string())
 }
 
 /// Something on the way from a disk failed that is not the disk.
 pub(crate) fn of_disk(disk: &str, what: impl std::fmt::Display) -> Fault {
-    Fault { kind: FaultKind::DiskRead, message: format!("{disk}: {what}") }
+    Fault::new(FaultKind::DiskRead, format!("{disk}: {what}"))
 }

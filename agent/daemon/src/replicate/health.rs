@@ -79,7 +79,7 @@ impl Replication {
         self.scanned.remove(&id);
         let message = format!("{}: {what}", protected.disk.given.display());
         tracing::error!("{message}");
-        let fault = Fault { kind: FaultKind::DiskGone, message: message.clone() };
+        let fault = Fault::new(FaultKind::DiskGone, message.clone());
         self.report.error(message);
         self.engine.handle(clock::now(), Event::DiskGone(id, fault));
     }

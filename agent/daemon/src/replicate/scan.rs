@@ -43,9 +43,9 @@ pub(crate) fn scan(
 
 /// A table to go on from the head with.
 fn begin(disk: &Disk, table: &Table, head: Option<Digest>, store: &dyn Store) -> Result<NextTable, Fault> {
-    let fail = |err: &dyn std::fmt::Display| Fault {
-        kind: FaultKind::Storage,
-        message: format!("{}: its digest table {}: {err}", disk.name, table.path.display()),
+    let fail = |err: &dyn std::fmt::Display| {
+        let what = format!("{}: its digest table {}: {err}", disk.name, table.path.display());
+        Fault::new(FaultKind::Storage, what)
     };
     let base = match head.map(|head| (head, DigestTable::open(&table.path, disk, head))) {
         None => None,

@@ -177,5 +177,5 @@ fn fault_of(err: &ServiceFault) -> Fault {
         ServiceFaultKind::Unreachable => FaultKind::StorageGone,
         _ => FaultKind::Storage,
     };
-    Fault { kind, message: err.to_string() }
+    Fault { wait: err.retry_after, ..Fault::new(kind, err.to_string()) }
 }
