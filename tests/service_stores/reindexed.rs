@@ -5,7 +5,8 @@
 use std::{fs, process::Command, time::Duration};
 
 use mobility_tests::{
-    agent_process::{SOON, program},
+    agent_process::SOON,
+    binary::program,
     load::scribble,
     object_stores::s3,
     requirement::Requirement,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::storage::Stores;
 
-/// How much earlier than for others a claim ends for who holds it. Removing and replacing take less (`storage::remote`).
+/// How much earlier than for others a claim ends for who holds it. Removing objects and putting records take less (`storage::remote`).
 const MARGIN: Duration = Duration::from_secs(16);
 /// How often it is renewed: often enough that one lost answer of the database does not stop the work.
 const OFTEN: Duration = Duration::from_secs(5);

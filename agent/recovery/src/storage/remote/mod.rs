@@ -34,7 +34,7 @@ const REMOVED_AT_ONCE: usize = 100;
 /// How long an object written piece by piece should get: it is held in memory until it is published.
 const DRAFT_LENGTH: u64 = 16 << 20;
 
-/// How long removing a batch and replacing a record may take with all tries: less than a claim is held without being renewed, so
+/// How long removing a batch and putting a record may take with all tries: less than a claim is held without being renewed, so
 /// that none of them comes to its end after somebody else has begun.
 const SOON: Duration = Duration::from_secs(15);
 
@@ -111,6 +111,13 @@ impl Remote {
         let location = self.location(key);
         let put = self.runtime.block_on(self.store.put_opts(&location, payload, mode.into()));
         put.map(|_| ()).map_err(|err| self.failed("put", key, &err))
+    }
+
+    /// Puts something small.
+    fn put_soon(&self, key: &str, bytes: &[u8], mode: PutMode) -> Result<(), StorageError> {
+        let location = self.location(key);
+        let put = self.store.put_opts(&location, bytes.to_vec().into(), mode.into());
+        self.soon("put", key, put).map(|_| ())
     }
 
     /// Waits for what has to end soon.
@@ -200,14 +207,11 @@ impl Objects for Remote {
     }
 
     fn put_new(&self, key: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        self.put(key, bytes.to_vec().into(), PutMode::Create)
+        self.put_soon(key, bytes, PutMode::Create)
     }
 
     fn replace(&self, key: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        let location = self.location(key);
-        let payload: PutPayload = bytes.to_vec().into();
-        let put = self.store.put_opts(&location, payload, PutMode::Overwrite.into());
-        self.soon("put", key, put).map(|_| ())
+        self.put_soon(key, bytes, PutMode::Overwrite)
     }
 
     fn draft(&self, _: &str) -> Result<Box<dyn Draft>, StorageError> {
