@@ -15,9 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bench::{Bench, found, freeze_by_others, unfreeze};
-use mobility_capture::freeze::FreezeError;
-use mobility_tests::scratch::try_run;
+use bench::{Bench, found, freeze_by_others, make, unfreeze};
+use mobility_capture::{disk::Disk, freeze::FreezeError};
+use mobility_tests::scratch::{eventually, try_run};
 use probe::Probe;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -125,6 +125,27 @@ fn root_what_is_frozen_cannot_be_unmounted_and_what_is_released_can() {
     freezer.release();
     try_run("umount", &[path]).unwrap();
     assert!(matches!(freezer.freeze(LONG), Err(FreezeError::Nothing)));
+}
+
+#[test]
+fn root_what_froze_after_everybody_had_stopped_waiting_can_be_unmounted() {
+    let Some(mut bench) = Bench::new() else { return };
+    let (_, below) = bench.file_system("below", "xfs");
+    let device = bench.device(&below.join("above.img"), "ext4");
+    make("ext4", &[&device]);
+    let above = bench.mount(&device, "above", &[]);
+    let mut freezer = bench.freezer(&found(&[&Disk::inspect(&device).unwrap()]));
+    fs::write(above.join("dirty"), vec![7; 1 << 20]).unwrap();
+    // What is dirty can be written out only when this is thawed: until then freezing does not end.
+    freeze_by_others(&below);
+    let error = freezer.freeze(Duration::from_millis(100)).unwrap_err();
+    assert!(matches!(error, FreezeError::Limit { .. }), "{error}");
+    freezer.release();
+    let unmount = || try_run("umount", &[above.to_str().unwrap()]).ok();
+    assert!(unmount().is_none(), "the freeze is through already");
+    unfreeze(&below).unwrap();
+    eventually("the guard lets go of what it froze and thawed", SOON, unmount);
+    drop(freezer);
 }
 
 #[test]

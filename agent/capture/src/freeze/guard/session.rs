@@ -49,8 +49,6 @@ struct Armed {
     asked: Option<u32>,
     /// The deadline passed, and everything was thawed on that account.
     expired: bool,
-    /// Emptied when all is thawed, so that nobody looks for what this guard has dealt with.
-    record: Option<OwnedFd>,
 }
 
 pub(super) struct Session {
@@ -61,6 +59,8 @@ pub(super) struct Session {
     settled: Arc<OwnedFd>,
     workers: Vec<Arc<Worker>>,
     armed: Option<Armed>,
+    /// Emptied when all is thawed, so that nobody looks for what this guard has dealt with.
+    record: Option<OwnedFd>,
     received: [Option<OwnedFd>; MAX_DESCRIPTORS],
 }
 
@@ -78,6 +78,7 @@ impl Session {
             settled: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
             workers: Vec::with_capacity(MAX_FILE_SYSTEMS),
             armed: None,
+            record: None,
             received: wire::no_descriptors(),
         })
     }
@@ -114,6 +115,7 @@ impl Session {
             }
             if sources[2].revents().contains(PollFlags::IN) {
                 let _ = rustix::io::read(&*self.settled, &mut [0u8; 8]);
+                self.release_late();
             }
         }
         if went {
@@ -193,7 +195,7 @@ impl Session {
             let worker = Worker::start(Arc::clone(&self.settled)).map_err(|_| Errno::NOMEM)?;
             self.workers.push(worker);
         }
-        let record = self.received[0].take();
+        self.record = self.received[0].take();
         let descriptors = self.received.iter_mut().skip(1).filter_map(Option::take);
         self.workers.iter().zip(descriptors).for_each(|(worker, descriptor)| worker.hold(descriptor));
         let limit = request.time().min(MAX_LIMIT);
@@ -206,7 +208,6 @@ impl Session {
             started: None,
             asked: None,
             expired: false,
-            record,
         });
         Ok(())
     }
@@ -291,6 +292,13 @@ impl Session {
         }
     }
 
+    /// A freeze may be through only after its end was asked for and answered, and thawed then: nobody asks a second time.
+    fn release_late(&mut self) {
+        if self.armed.as_ref().is_none_or(|armed| armed.expired) {
+            self.release();
+        }
+    }
+
     /// Lets go of what is thawed, so that it can be unmounted; whether that is all.
     fn release(&mut self) -> bool {
         let mut all = true;
@@ -304,7 +312,7 @@ impl Session {
     }
 
     fn forget_record(&mut self) {
-        if let Some(record) = self.armed.as_mut().and_then(|armed| armed.record.take()) {
+        if let Some(record) = self.record.take() {
             let _ = rustix::fs::ftruncate(&record, 0);
         }
     }
