@@ -33,6 +33,9 @@ use super::{
 pub(super) const POLICY: &str = "policy";
 /// Results of commands that wait to be sent.
 const MOST_RESULTS: usize = 64;
+/// Commits that wait to be seen, and the bytes of their manifests.
+const MOST_COMMITS: usize = 4096;
+const LONGEST_COMMITS: usize = 16 << 20;
 /// How often a machine that was taken out of protection asks whether it is so still.
 pub(super) const REVOKED_WAIT: Duration = Duration::from_secs(3600);
 
@@ -74,7 +77,8 @@ pub(super) struct Connection {
     pub(super) policy: Mutex<Option<Policy>>,
     pub(super) report: Mutex<Option<Report>>,
     pub(super) results: Mutex<VecDeque<(CommandId, CommandResult)>>,
-    pub(super) commit: Mutex<Option<Commit>>,
+    /// Commits that the service has not said it sees, in their order.
+    pub(super) commits: Mutex<VecDeque<Commit>>,
     pub(super) renew_now: AtomicBool,
     /// The command that wanted it.
     pub(super) renew_command: Mutex<Option<CommandId>>,
@@ -123,7 +127,7 @@ impl Connection {
             policy: Mutex::new(policy),
             report: Mutex::new(None),
             results: Mutex::new(VecDeque::new()),
-            commit: Mutex::new(None),
+            commits: Mutex::new(VecDeque::new()),
             renew_now: AtomicBool::new(false),
             renew_command: Mutex::new(None),
             begun: AtomicBool::new(false),
@@ -234,11 +238,30 @@ impl Connection {
         self.next_epoch.store(epoch.0, Ordering::Relaxed);
     }
 
-    /// A manifest was put: the service shall look at it. Of several that wait, the newest is enough.
+    /// A manifest was put: the service shall look at it. Each has to be seen: a store may have lost any of them. Beyond a
+    /// limit the oldest go; the service's own look at the store is left for them.
     pub(super) fn committed(&self, notice: CommitNotice, manifest: Payload) {
         self.set_next_epoch(notice.epoch.next());
-        *lock(&self.commit) = Some(Commit { notice, manifest });
+        let mut commits = lock(&self.commits);
+        commits.push_back(Commit { notice, manifest });
+        let length = |commit: &Commit| (*commit.manifest).as_ref().len();
+        while commits.len() > MOST_COMMITS
+            || (commits.len() > 1 && commits.iter().map(length).sum::<usize>() > LONGEST_COMMITS)
+        {
+            commits.pop_front();
+        }
+        drop(commits);
         self.chores.ring();
+    }
+
+    /// What was committed in older generations counts as far as the service has said, and no further.
+    pub(super) fn begin_generation(&self, generation: Generation) {
+        lock(&self.commits).retain(|commit| commit.notice.generation >= generation);
+    }
+
+    /// All epochs up to this one are in target storage: nobody has to look at their manifests.
+    pub(super) fn taken_in(&self, epoch: Epoch) {
+        lock(&self.commits).retain(|commit| commit.notice.epoch > epoch);
     }
 
     /// What came of a command, to be told in the background.

@@ -81,6 +81,7 @@ fn take_in(connection: &Connection, answer: &HeartbeatAnswer, taken_in: &mut Epo
     }
     if answer.taken_in > *taken_in {
         *taken_in = answer.taken_in;
+        connection.taken_in(answer.taken_in);
         connection.deliver(FromService::TakenIn(answer.taken_in));
     }
 }

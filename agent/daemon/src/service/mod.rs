@@ -220,6 +220,7 @@ impl Service {
         let request =
             GenerationRequest { session: self.connection.session, after, reason: answer::clean(reason) };
         let given: NewGeneration = self.connection.call(&Ask::post("generation", &request)?)?;
+        self.connection.begin_generation(given.generation);
         self.note_head(given.head.as_ref());
         Ok(given)
     }

@@ -83,7 +83,7 @@ fn next_place(connection: &Connection, generation: Generation, length: u64) -> R
 }
 
 /// Generations only grow: what still works in an older one is too late.
-fn not_given_up(connection: &Connection, generation: Generation) -> Result<(), ServiceFault> {
+pub(super) fn not_given_up(connection: &Connection, generation: Generation) -> Result<(), ServiceFault> {
     let newest = connection.granary.generation();
     if generation >= newest {
         return Ok(());

@@ -71,21 +71,25 @@ fn tell_result(connection: &Connection) -> Result<bool, ServiceFault> {
     Ok(true)
 }
 
-/// Has the service look at the newest commit, and puts the manifest again that it does not find.
+/// Has the service look at the oldest commit that it has not seen, and puts the manifest again that it does not find.
+/// Returns whether there is another.
 fn announce(connection: &Connection) -> Result<bool, ServiceFault> {
-    let Some(commit) = lock(&connection.commit).clone() else { return Ok(false) };
-    match objects::look(connection, &commit.notice) {
-        Ok(CommitState::Absent) => put_again(connection, &commit)?,
+    let Some(commit) = lock(&connection.commits).front().cloned() else { return Ok(false) };
+    let looked = match objects::look(connection, &commit.notice) {
+        Ok(CommitState::Absent) => put_again(connection, &commit).map(|()| CommitState::Absent),
+        looked => looked,
+    };
+    match looked {
         Err(fault) if !matches!(fault.kind, Kind::Refused(_)) => return Err(fault),
         // Whatever there is to say of it comes with the next session.
         _ => {
-            let mut newest = lock(&connection.commit);
-            if newest.as_ref().is_some_and(|newest| newest.notice == commit.notice) {
-                *newest = None;
+            let mut commits = lock(&connection.commits);
+            if commits.front().is_some_and(|oldest| oldest.notice == commit.notice) {
+                commits.pop_front();
             }
         }
     }
-    Ok(false)
+    Ok(!lock(&connection.commits).is_empty())
 }
 
 fn put_again(connection: &Connection, commit: &Commit) -> Result<(), ServiceFault> {
@@ -94,6 +98,7 @@ fn put_again(connection: &Connection, commit: &Commit) -> Result<(), ServiceFaul
     let grant = match connection.granary.manifest(generation, epoch, connection.client.now()) {
         Some(grant) => grant,
         None => {
+            objects::not_given_up(connection, generation)?;
             connection.fetch_grants(generation, epoch, (0, 1))?;
             let grant = connection.granary.manifest(generation, epoch, connection.client.now());
             grant.ok_or_else(|| ServiceFault::new(Kind::Busy, "no grant for a manifest"))?
