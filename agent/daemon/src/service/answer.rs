@@ -194,6 +194,14 @@ pub(super) fn of_failure(what: &str, address: &Url, err: &reqwest::Error) -> Ser
             Kind::Untrusted,
             format!("what answers at {place} cannot show that it is {what}: {causes}"),
         ),
+        // The client's own word for a `CONNECT` that was refused; it keeps to itself how, and by whom.
+        _ if causes.contains("tunnel error") => ServiceFault::new(
+            Kind::Unreachable,
+            format!(
+                "the proxy does not let this machine through to {what} at {place}: look at its name and password, and at \
+                 what it lets pass ({causes})"
+            ),
+        ),
         _ => ServiceFault::new(Kind::Unreachable, format!("{what} at {place} cannot be reached: {causes}")),
     }
 }

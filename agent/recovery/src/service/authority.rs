@@ -25,10 +25,9 @@ pub(crate) const MACHINE_LIFE: SignedDuration = SignedDuration::from_hours(24);
 /// How long the service's own certificate is good for. A machine whose clock is wrong by days still takes it.
 pub(crate) const SERVER_LIFE: SignedDuration = SignedDuration::from_hours(90 * 24);
 const AUTHORITY_LIFE: SignedDuration = SignedDuration::from_hours(20 * 366 * 24);
-/// How far in the past the authority's and the service's certificates begin, for machines whose clock is slow.
+/// How far in the past certificates begin: for machines whose clock is slow, and for machines' own from a time in which the
+/// service's clock was fast.
 const BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// The same for machines' certificates, which only the service's own clock is held against.
-const MACHINE_BEFORE: SignedDuration = SignedDuration::from_mins(10);
 /// What a machine's name in its certificate starts with.
 const MACHINE_URI: &str = "mobility://machine/";
 
@@ -174,7 +173,7 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Given, AuthorityError> {
         let expires = now + MACHINE_LIFE;
-        let mut params = blank(&machine.to_string(), now - MACHINE_BEFORE, expires)?;
+        let mut params = blank(&machine.to_string(), now - BEFORE, expires)?;
         let name = format!("{MACHINE_URI}{machine}").try_into().map_err(signing)?;
         params.subject_alt_names = vec![SanType::URI(name)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

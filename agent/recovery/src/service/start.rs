@@ -130,12 +130,19 @@ async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), Serv
         true => vec![format!("https://{}:{}", host_name(), address.port())],
         false => settings.addresses.clone(),
     };
-    let names = names(&addresses);
+    let mut names = names(&addresses);
+    // The administrator on this very machine comes to where it listens.
+    if !address.ip().is_unspecified() {
+        names.push(address.ip().to_string());
+    }
     let own = Arc::new(own_certificate(&authority, &names)?);
     let config = tls::server_config(&authority, own.clone()).map_err(failed("set up TLS"))?;
 
-    let local = if address.ip().is_ipv4() { "127.0.0.1" } else { "localhost" };
-    let local = format!("https://{local}:{}", address.port());
+    let local = match address.ip() {
+        ip if !ip.is_unspecified() => format!("https://{address}"),
+        ip if ip.is_ipv4() => format!("https://127.0.0.1:{}", address.port()),
+        _ => format!("https://localhost:{}", address.port()),
+    };
     let credential = Credential::keep(&settings.secrets, &local, authority.pem())?;
     // Beside other instances that share the secrets, each is reached at an address of its own.
     if settings.secrets != settings.data {
