@@ -28,7 +28,8 @@ debian() {
     # gcc compiles zstd and the assembly of BLAKE3. clang and llvm-strip only rebuild the BPF object to compare it.
     local wanted=(gcc make libc6-dev git ca-certificates curl util-linux kmod e2fsprogs) missing=() package
     if ! $only_build; then
-        wanted+=(clang llvm fio xfsprogs btrfs-progs sqlite3 python3 python3-venv postgresql mariadb-server patch)
+        wanted+=(clang llvm fio xfsprogs btrfs-progs sqlite3 python3 python3-venv postgresql mariadb-server patch
+            iproute2 nftables tcpdump tinyproxy-bin faketime)
     fi
     for package in "${wanted[@]}"; do
         case "$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)" in
@@ -47,7 +48,8 @@ debian() {
 fedora() {
     local wanted=(gcc make glibc-devel git ca-certificates curl util-linux kmod e2fsprogs) missing=() package
     if ! $only_build; then
-        wanted+=(clang llvm fio xfsprogs btrfs-progs sqlite python3 postgresql-server mariadb-server patch)
+        wanted+=(clang llvm fio xfsprogs btrfs-progs sqlite python3 postgresql-server mariadb-server patch
+            iproute nftables tcpdump tinyproxy libfaketime)
     fi
     for package in "${wanted[@]}"; do
         rpm -q --quiet --whatprovides "$package" || missing+=("$package")

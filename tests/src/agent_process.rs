@@ -236,7 +236,9 @@ impl Setup {
     /// When that is not so.
     #[track_caller]
     pub fn newest_point_equals(&self, scratch: &Scratch, files: &[&Path]) {
-        let newest = self.points().pop().expect("there are points");
+        // By epoch: the machine's clock may have been wrong.
+        let newest = self.points().into_iter().max_by_key(|point| point.listed["epoch"].as_u64());
+        let newest = newest.expect("there are points");
         assert_eq!(newest.consistency, "crash", "{newest:?}\n{}", self.log_tail());
         let dir = scratch.path("newest");
         let images = self.restore(&newest, &dir);

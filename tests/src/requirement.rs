@@ -19,6 +19,9 @@ pub enum Requirement {
     Python,
     /// The object stores that `packaging/install-test-stores.sh` installs: `MOBILITY_REQUIRE_STORES=1`.
     Stores,
+    /// The library that gives programs another time of day, which `packaging/install-build-deps.sh` installs:
+    /// `MOBILITY_REQUIRE_CLOCKS=1`.
+    Clocks,
 }
 
 impl Requirement {
@@ -29,6 +32,7 @@ impl Requirement {
             Requirement::Root => "MOBILITY_REQUIRE_ROOT",
             Requirement::Python => "MOBILITY_REQUIRE_PYTHON",
             Requirement::Stores => "MOBILITY_REQUIRE_STORES",
+            Requirement::Clocks => "MOBILITY_REQUIRE_CLOCKS",
         }
     }
 

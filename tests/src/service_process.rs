@@ -1,7 +1,7 @@
 //! The real recovery service as a process, and machines enrolled with it.
 //!
-//! Everything it knows is below one directory of the test's, and it listens on a free port of the loopback. Deliberately not
-//! here: what is said to it.
+//! Everything it knows is below one directory of the test's, and it listens on a free port, of the loopback unless
+//! another address is named. Deliberately not here: what is said to it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "for tests, which fail by panicking")]
 
 use std::{
@@ -25,9 +25,12 @@ const END: Duration = Duration::from_secs(60);
 pub struct ServiceProcess {
     data: PathBuf,
     child: Option<Child>,
+    host: String,
     port: u16,
     /// Whether its configuration says where machines reach it.
     is_named: bool,
+    front: Option<String>,
+    variables: Vec<(String, String)>,
 }
 
 impl ServiceProcess {
@@ -46,7 +49,16 @@ impl ServiceProcess {
     /// When it cannot be started.
     #[must_use]
     pub fn configured(data: PathBuf, configuration: &str) -> ServiceProcess {
-        let mut service = ServiceProcess { data, child: None, port: 0, is_named: false };
+        ServiceProcess::at("127.0.0.1", data, configuration)
+    }
+
+    /// The same on another address of this machine; one of IPv6 stands in brackets.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn at(host: &str, data: PathBuf, configuration: &str) -> ServiceProcess {
+        let mut service = ServiceProcess::nowhere(host, data);
         service.configure(configuration);
         service.start();
         // Once more, under the address that it is going to be known by.
@@ -61,10 +73,15 @@ impl ServiceProcess {
     /// When it cannot be started.
     #[must_use]
     pub fn instance(data: PathBuf, port: u16, configuration: &str) -> ServiceProcess {
-        let mut service = ServiceProcess { data, child: None, port, is_named: true };
+        let mut service = ServiceProcess { port, is_named: true, ..ServiceProcess::nowhere("127.0.0.1", data) };
         service.configure(configuration);
         service.start();
         service
+    }
+
+    fn nowhere(host: &str, data: PathBuf) -> ServiceProcess {
+        let (host, variables) = (host.to_owned(), Vec::new());
+        ServiceProcess { data, child: None, host, port: 0, is_named: false, front: None, variables }
     }
 
     /// Its data directory.
@@ -79,10 +96,38 @@ impl ServiceProcess {
         self.data.join("storage")
     }
 
-    /// Its address.
+    /// The address that machines know.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("https://127.0.0.1:{}", self.port)
+        self.front.clone().unwrap_or_else(|| self.own_address())
+    }
+
+    /// The address at which it listens.
+    #[must_use]
+    pub fn own_address(&self) -> String {
+        format!("https://{}:{}", self.host, self.port)
+    }
+
+    /// Starts it anew, from now on known by the address of something that stands before it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn stand_behind(&mut self, front: &str) {
+        self.stop();
+        self.front = Some(front.to_owned());
+        self.start();
+    }
+
+    /// Starts it anew with these environment variables, and those of an earlier call only as far as these do not name
+    /// them.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn variables(&mut self, variables: &[(&str, &str)]) {
+        self.stop();
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        self.variables.extend(variables.iter().map(owned));
+        self.start();
     }
 
     /// Its configuration file.
@@ -105,7 +150,8 @@ impl ServiceProcess {
     pub fn serve(&self) -> Command {
         let mut command = Command::new(program("recovery-service"));
         command.arg("serve").arg("--data").arg(&self.data).arg("--config").arg(self.config());
-        command.arg("--listen").arg(format!("127.0.0.1:{}", self.port));
+        command.arg("--listen").arg(format!("{}:{}", self.host, self.port));
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if self.port != 0 && !self.is_named {
             command.arg("--address").arg(self.address());
         }
@@ -182,14 +228,24 @@ impl ServiceProcess {
     /// # Panics
     /// When that fails.
     pub fn enrol(&self, state: &Path) {
+        let output = self.enrolling(state).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The command that enrols this machine, with its state in `state` and a token of its own.
+    ///
+    /// # Panics
+    /// When no token can be had.
+    #[must_use]
+    pub fn enrolling(&self, state: &Path) -> Command {
         let made = self.admin(&["token", "create"]);
         let text = |name: &str| made[name].as_str().unwrap().to_owned();
         let token = state.with_extension("token");
         fs::write(&token, text("token")).unwrap();
         let mut command = Command::new(program("mobility-agent"));
         command.args(["enroll", "--service", &self.address(), "--ca-fingerprint", &text("ca_fingerprint")]);
-        let output = command.arg("--token-file").arg(token).arg("--state-dir").arg(state).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        command.arg("--token-file").arg(token).arg("--state-dir").arg(state);
+        command
     }
 }
 
