@@ -4,12 +4,16 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use mobility_format::control::Order;
+use mobility_format::{
+    DiskId,
+    control::{ErrorBody, ErrorCode, Order},
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
     agent::Agent,
+    client::Client,
     commits::taken_in,
     rig::{Rig, wait_for},
 };
@@ -28,20 +32,16 @@ fn secrets_are_kept_from_others_and_from_the_log() {
 fn without_the_credential_nothing_is_administered() {
     let rig = Rig::new();
     let agent = Agent::enrol(&rig, 1);
-    let get = |client: &reqwest::blocking::Client, path: &str, secret: Option<&str>| {
+    let get = |client: &Client, path: &str, secret: Option<&str>| {
         let request = client.get(format!("{}{path}", rig.address));
-        secret
-            .map_or_else(
-                || request.try_clone().unwrap(),
-                |secret| request.try_clone().unwrap().bearer_auth(secret),
-            )
-            .send()
-            .unwrap()
-            .status()
+        let request = match secret {
+            Some(secret) => request.bearer_auth(secret),
+            None => request,
+        };
+        request.send().unwrap().status()
     };
-    let credential = std::fs::read(rig.data().join("administrator.json")).unwrap();
-    let credential: Value = serde_json::from_slice(&credential).unwrap();
-    let secret = credential["secret"].as_str().unwrap();
+    let secret = rig.secret();
+    let secret = secret.as_str();
     for path in ["/v1/admin/machines", "/v1/admin/tokens", "/v1/admin/events", "/metrics"] {
         for (client, secret) in [
             (&rig.client(None), None),
@@ -183,6 +183,87 @@ fn a_pinned_point_stays_whatever_the_policy_says() {
 }
 
 #[test]
+fn disks_and_points_are_listed_as_the_service_has_them() {
+    let rig = Rig::new();
+    let (mut agent, other) = (Agent::enrol(&rig, 1), Agent::enrol(&rig, 2));
+    agent.try_session().unwrap();
+    agent.new_generation();
+    agent.add_disk("stays", 8);
+    agent.add_disk("goes", 16);
+    for epoch in 1..=3 {
+        if epoch == 3 {
+            agent.disks.retain(|disk| disk.content.len() == 8 * 4096);
+        }
+        agent.write(2);
+        agent.commit();
+        taken_in(&rig, &agent, epoch);
+    }
+    // It says now which disks it has: one that is protected, and one that is not.
+    let (kept, new) = (agent.disks[0].id, DiskId::derive("new"));
+    let disk = |id: DiskId, name: &str, size: u64| json!({ "id": id, "name": name, "size": size, "mounts": ["/"], "labels": [], "temporary": false });
+    let mut inventory = json!(crate::agent::inventory("hardware"));
+    inventory["disks"] = json!([disk(kept, "/dev/kept", 8 * 4096), disk(new, "/dev/new", 4096)]);
+    let began = json!({ "session": agent.session, "boot": "boot", "inventory": inventory, "claim": null });
+    agent.post::<Value>("/v1/session", &began).unwrap();
+    let machine = agent.machine.to_string();
+    let listed = rig.admin(&["disk", "list", "--machine", &machine]);
+    let mut found: Vec<_> = listed["disks"].as_array().unwrap().iter().map(what_of_disk).collect();
+    found.sort();
+    let gone = (16 * 4096, false, false);
+    assert_eq!(found, [(4096, false, true), (8 * 4096, true, true), gone]);
+    assert_eq!(rig.admin(&["disk", "list"]), listed, "the other machine has no disks");
+    let none = json!({ "disks": [] });
+    assert_eq!(rig.admin(&["disk", "list", "--machine", &other.machine.to_string()]), none);
+
+    rig.admin(&["point", "pin", &machine, "2"]);
+    let listed = rig.admin(&["point", "list", "--machine", &machine[..6]]);
+    let points = listed["points"].as_array().unwrap();
+    let what = |point: &Value| {
+        let disks = point["disks"].as_array().unwrap().len();
+        (point["epoch"].as_u64().unwrap(), disks, point["pinned"] == true, point["damage"].is_null())
+    };
+    let found: Vec<_> = points.iter().map(what).collect();
+    assert_eq!(found, [(1, 2, false, true), (2, 2, true, true), (3, 1, false, true)]);
+    assert!(points.iter().all(|point| point["consistency"] == "crash"));
+    assert_eq!(pages_of_points(&rig, &machine, 2), [vec![1, 2], vec![3]]);
+    assert_eq!(rig.admin(&["point", "list", "--machine", &other.machine.to_string()])["points"], json!([]));
+    assert!(rig.try_admin(&["point", "list", "--machine", "no such machine"]).is_err());
+}
+
+/// How large it is, whether it is in the newest point, and whether the machine has it.
+fn what_of_disk(disk: &Value) -> (u64, bool, bool) {
+    (disk["size"].as_u64().unwrap(), disk["in_newest"] == true, disk["attached"] == true)
+}
+
+/// The epochs of a machine's points, page by page.
+fn pages_of_points(rig: &Rig, machine: &str, most: usize) -> Vec<Vec<u64>> {
+    let (client, secret) = (rig.client(None), rig.secret());
+    let mut pages = Vec::new();
+    let mut after = json!(0);
+    while !after.is_null() {
+        let url = format!("{}/v1/admin/machines/{machine}/points?after={after}&most={most}", rig.address);
+        let page: Value = client.get(url).bearer_auth(&secret).send().unwrap().json();
+        let points = page["points"].as_array().unwrap();
+        pages.push(points.iter().map(|point| point["epoch"].as_u64().unwrap()).collect());
+        after = page["next"].clone();
+    }
+    pages
+}
+
+#[test]
+fn names_that_cannot_be_are_refused_like_everything_else() {
+    let rig = Rig::new();
+    let (client, secret) = (rig.client(None), rig.secret());
+    for path in ["machines/x", "machines/x/points", "disks?machine=x", "events?most=-1"] {
+        let answer = client.get(format!("{}/v1/admin/{path}", rig.address)).bearer_auth(&secret).send();
+        assert_eq!(answer.unwrap().json::<ErrorBody>().code, ErrorCode::BadRequest, "{path}");
+    }
+    let wrong =
+        client.post(format!("{}/v1/admin/machines", rig.address)).bearer_auth(&secret).send().unwrap();
+    assert_eq!(wrong.json::<ErrorBody>().code, ErrorCode::NotFound);
+}
+
+#[test]
 fn figures_tell_of_each_machine() {
     let rig = Rig::new();
     let mut agent = Agent::enrol(&rig, 1);
@@ -192,10 +273,9 @@ fn figures_tell_of_each_machine() {
     agent.try_heartbeat().unwrap();
     agent.commit();
     taken_in(&rig, &agent, 1);
-    let credential = std::fs::read(rig.data().join("administrator.json")).unwrap();
-    let credential: Value = serde_json::from_slice(&credential).unwrap();
     let request = rig.client(None).get(format!("{}/metrics", rig.address));
-    let text = request.bearer_auth(credential["secret"].as_str().unwrap()).send().unwrap().text().unwrap();
+    let answer = request.bearer_auth(&rig.secret()).send().unwrap();
+    let text = String::from_utf8_lossy(answer.bytes());
     for line in [
         "recovery_service_machines 1".to_owned(),
         "recovery_service_epochs_taken_in_total 1".to_owned(),

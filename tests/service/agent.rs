@@ -19,10 +19,10 @@ use mobility_format::{
 };
 use mobility_tests::dice::Dice;
 use rcgen::{CertificateParams, KeyPair};
-use reqwest::{Method, StatusCode, blocking::Client};
+use reqwest::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::rig::Rig;
+use crate::{client::Client, rig::Rig};
 
 /// A refusal: the status and what was said.
 #[derive(Debug)]
@@ -49,12 +49,10 @@ pub(crate) fn ask<T: DeserializeOwned>(
     let Ok(answer) = request.send() else { return Err(gone) };
     let status = answer.status();
     let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-    let Ok(body) = answer.bytes() else { return Err(gone) };
     if status == StatusCode::OK {
-        return Ok(serde_json::from_slice(&body).unwrap_or_else(|err| panic!("{err}: {body:?}")));
+        return Ok(answer.json());
     }
-    let said: ErrorBody =
-        serde_json::from_slice(&body).unwrap_or_else(|err| panic!("{status}: {err}: {body:?}"));
+    let said: ErrorBody = answer.json();
     assert_eq!(said.code.status(), status.as_u16(), "{said:?}");
     Err(Refused { status, code: said.code, retry_after })
 }

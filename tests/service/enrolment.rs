@@ -65,12 +65,10 @@ fn tokens_that_are_no_good_are_told_from_one_another_by_nobody() {
 
 /// A token whose time is over.
 fn expired_token(rig: &Rig) -> String {
-    let credential = std::fs::read(rig.data().join("administrator.json")).unwrap();
-    let credential: serde_json::Value = serde_json::from_slice(&credential).unwrap();
     let url = format!("{}/v1/admin/tokens", rig.address);
-    let request = rig.client(None).post(url).bearer_auth(credential["secret"].as_str().unwrap());
+    let request = rig.client(None).post(url).bearer_auth(&rig.secret());
     let made = request.json(&serde_json::json!({ "valid_s": 1 })).send().unwrap();
-    let made: serde_json::Value = made.json().unwrap();
+    let made: serde_json::Value = made.json();
     let expires: jiff::Timestamp = made["expires"].as_str().unwrap().parse().unwrap();
     wait_for("the token's end", || (jiff::Timestamp::now() > expires).then_some(()));
     made["token"].as_str().unwrap().to_owned()

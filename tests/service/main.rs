@@ -7,10 +7,14 @@
 
 mod administration;
 mod agent;
+mod clerk;
+mod client;
 mod commits;
+mod document;
 mod enrolment;
 mod grants;
 mod kills;
+mod openapi;
 mod rig;
 mod sessions;
 mod stores;

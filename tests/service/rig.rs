@@ -11,13 +11,11 @@ use std::{
 };
 
 use mobility_tests::{scratch, service_process::ServiceProcess};
-use reqwest::{
-    Certificate, Identity,
-    blocking::{Client, ClientBuilder},
-    tls::Version,
-};
+use reqwest::{Certificate, Identity, blocking::ClientBuilder, tls::Version};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::{clerk::Clerk, client::Client};
 
 /// How long anything may take that is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,6 +37,7 @@ fn fresh_database(server: &str) -> String {
 /// A service of the test's own.
 pub(crate) struct Rig {
     process: ServiceProcess,
+    clerk: Clerk,
     pub(crate) address: String,
     /// The part of the configuration that stays.
     database: String,
@@ -72,12 +71,28 @@ impl Rig {
         let database = std::env::var(POSTGRESQL).map_or(String::new(), |server| fresh_database(&server));
         let database = format!("{database}{}", configuration(dir.path()));
         let process = ServiceProcess::configured(dir.path().join("data"), &database);
-        Rig { address: process.address(), process, database, _dir: dir }
+        let address = process.address();
+        let credential = credential(&process);
+        let client = Client(builder(&credential).build().unwrap());
+        let clerk = Clerk::new(dir.path(), address.clone(), client, &credential["secret"]);
+        Rig { address, process, clerk, database, _dir: dir }
     }
 
     /// Adds to the configuration of what is started from now on.
     pub(crate) fn configure(&self, text: &str) {
         self.process.configure(&format!("{}{text}", self.database));
+    }
+
+    /// Asks as its administrator; the answer. What is said on the way is held to the document.
+    pub(crate) fn admin(&self, arguments: &[&str]) -> Value {
+        self.try_admin(arguments).unwrap_or_else(|err| panic!("{arguments:?}: {err}"))
+    }
+
+    /// As [`Rig::admin`], and what went wrong.
+    pub(crate) fn try_admin(&self, arguments: &[&str]) -> Result<Value, String> {
+        let answer = self.process.try_admin_with(self.clerk.credential(), arguments);
+        self.clerk.is_content();
+        answer
     }
 
     /// A token for so many machines.
@@ -86,29 +101,39 @@ impl Rig {
         made["token"].as_str().unwrap().to_owned()
     }
 
-    /// The certificate of the service's authority.
-    pub(crate) fn authority(&self) -> Certificate {
-        let credential = std::fs::read(self.data().join("administrator.json")).unwrap();
-        let credential: Value = serde_json::from_slice(&credential).unwrap();
-        Certificate::from_pem(credential["authority"].as_str().unwrap().as_bytes()).unwrap()
+    /// The administrator's secret.
+    pub(crate) fn secret(&self) -> String {
+        credential(&self.process)["secret"].as_str().unwrap().to_owned()
     }
 
     /// A client that knows the service, and has a certificate where one is given.
     pub(crate) fn client(&self, identity: Option<&str>) -> Client {
         let builder = self.builder();
-        match identity {
+        Client(match identity {
             Some(pem) => builder.identity(Identity::from_pem(pem.as_bytes()).unwrap()).build().unwrap(),
             None => builder.build().unwrap(),
-        }
+        })
     }
 
     pub(crate) fn builder(&self) -> ClientBuilder {
-        Client::builder()
-            .tls_certs_only([self.authority()])
-            .tls_version_min(Version::TLS_1_3)
-            .no_proxy()
-            .timeout(PATIENCE)
+        builder(&credential(&self.process))
     }
+}
+
+/// The administrator's credential, as the service has written it.
+fn credential(process: &ServiceProcess) -> Value {
+    let credential = std::fs::read(process.data().join("administrator.json")).unwrap();
+    serde_json::from_slice(&credential).unwrap()
+}
+
+/// A client that knows the service.
+fn builder(credential: &Value) -> ClientBuilder {
+    let authority = credential["authority"].as_str().unwrap();
+    reqwest::blocking::Client::builder()
+        .tls_certs_only([Certificate::from_pem(authority.as_bytes()).unwrap()])
+        .tls_version_min(Version::TLS_1_3)
+        .no_proxy()
+        .timeout(PATIENCE)
 }
 
 /// Looks again and again until there is something to see.

@@ -216,8 +216,19 @@ impl ServiceProcess {
     /// # Panics
     /// When it cannot be asked.
     pub fn try_admin(&self, arguments: &[&str]) -> Result<Value, String> {
+        self.try_admin_with(&self.data, arguments)
+    }
+
+    /// As [`ServiceProcess::try_admin`], with the credential in another place.
+    ///
+    /// # Errors
+    /// What went wrong.
+    ///
+    /// # Panics
+    /// When it cannot be asked.
+    pub fn try_admin_with(&self, credential: &Path, arguments: &[&str]) -> Result<Value, String> {
         let mut command = Command::new(program("recovery-service"));
-        let output = command.args(arguments).arg("--json").arg("--service").arg(&self.data).output().unwrap();
+        let output = command.args(arguments).arg("--json").arg("--service").arg(credential).output().unwrap();
         match output.status.success() {
             true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),

@@ -1,6 +1,6 @@
 //! `machine`: what a service knows of its machines, and what it asks of them.
 //!
-//! Deliberately not here: their recovery points, which are read from storage.
+//! Deliberately not here: their disks (`disk`) and recovery points (`point`).
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     exit::{NotFound, Outcome},
     print_json,
-    service::{self, NOTHING, Place, Service, text},
+    service::{NOTHING, Place, Service, text},
     table::Align,
 };
 
@@ -113,34 +113,30 @@ impl One {
     /// The service, and the id of the one machine that is meant.
     pub(super) fn find(&self) -> Result<(Service, String)> {
         let service = self.place.connect()?;
-        let machines = all(&service)?;
-        let wanted = self.machine.as_str();
-        let is = |machine: &&Value| {
-            let id = text(&machine["id"]);
-            machine["name"] == wanted || (!wanted.is_empty() && id.starts_with(wanted))
-        };
-        let found: Vec<_> = machines.iter().filter(is).collect();
-        match found[..] {
-            [one] => Ok((service, text(&one["id"]))),
-            _ => Err(NotFound(format!("'{wanted}' means {} machines of this service, not one", found.len()))
-                .into()),
+        let id = find(&service, &self.machine)?;
+        Ok((service, id))
+    }
+}
+
+/// The id of the one machine that is meant: by its id, the beginning of its id, or its name.
+pub(super) fn find(service: &Service, wanted: &str) -> Result<String> {
+    let machines = all(service)?;
+    let is = |machine: &&Value| {
+        let id = text(&machine["id"]);
+        machine["name"] == wanted || (!wanted.is_empty() && id.starts_with(wanted))
+    };
+    let found: Vec<_> = machines.iter().filter(is).collect();
+    match found[..] {
+        [one] => Ok(text(&one["id"])),
+        _ => {
+            Err(NotFound(format!("'{wanted}' means {} machines of this service, not one", found.len()))
+                .into())
         }
     }
 }
 
-/// All machines, page by page.
-pub(super) fn all(service: &Service) -> Result<Vec<Value>> {
-    let mut machines = Vec::new();
-    let mut after = String::new();
-    loop {
-        let query = [("after", after)];
-        let answer = service.ask_for(Method::GET, &["machines"], &query, NOTHING)?;
-        machines.extend_from_slice(service::list(&answer, "machines"));
-        match answer["next"].as_str() {
-            Some(next) => after = next.to_owned(),
-            None => return Ok(machines),
-        }
-    }
+fn all(service: &Service) -> Result<Vec<Value>> {
+    service.all(&["machines"], &[], "machines")
 }
 
 fn list(place: &Place) -> Result<()> {

@@ -2,6 +2,7 @@
 //!
 //! Deliberately not here: anything that a program would want to call.
 
+mod disk;
 mod event;
 pub(crate) mod exit;
 mod machine;
@@ -55,12 +56,17 @@ enum Command {
         #[command(subcommand)]
         command: machine::Command,
     },
+    /// The disks of a running service's machines
+    Disk {
+        #[command(subcommand)]
+        command: disk::Command,
+    },
     /// What a running service wants of its machines
     Policy {
         #[command(subcommand)]
         command: policy::Command,
     },
-    /// Points that are not to be pruned
+    /// The points that a running service has, and those that are not to be pruned
     Point {
         #[command(subcommand)]
         command: point::Command,
@@ -100,6 +106,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Reindex(arguments) => reindex::run(&arguments),
         Command::Token { command } => token::run(&command),
         Command::Machine { command } => machine::run(&command),
+        Command::Disk { command } => disk::run(&command),
         Command::Policy { command } => policy::run(&command),
         Command::Point { command } => point::run(&command),
         Command::Event { command } => event::run(&command),

@@ -126,6 +126,24 @@ impl Service {
     }
 }
 
+impl Service {
+    /// All items of a list, page by page.
+    pub(super) fn all(&self, path: &[&str], query: &[(&str, String)], items: &str) -> Result<Vec<Value>> {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let mut query = query.to_vec();
+            query.extend(after.map(|after| ("after", after)));
+            let answer = self.ask_for(Method::GET, path, &query, NOTHING)?;
+            found.extend_from_slice(list(&answer, items));
+            match &answer["next"] {
+                Value::Null => return Ok(found),
+                next => after = Some(text(next)),
+            }
+        }
+    }
+}
+
 /// A text of an answer, as it is shown in a table.
 pub(super) fn text(value: &Value) -> String {
     match value {

@@ -21,6 +21,7 @@ mod private_file;
 mod processor;
 mod refusal;
 mod reindex;
+mod routes;
 mod secret;
 mod start;
 mod state;

@@ -1,27 +1,23 @@
-//! Machines: listed, shown, revoked, given commands and policies; and points that are not to be pruned.
+//! Machines: listed, shown, revoked, given commands and policies.
 //!
-//! Deliberately not here: what a machine says of itself (`api`).
+//! Deliberately not here: what a machine says of itself (`api`); its disks and points.
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use mobility_format::{
     Epoch, MachineId,
-    control::{DoubtedDisk, ErrorCode, Order},
-    manifest::SignedManifest,
+    control::{DoubtedDisk, Order},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Administrator;
 use crate::service::{
-    api::Read,
+    api::{InPath, InQuery, Read},
     database::{EventKind, Machine},
-    facts, heads,
+    facts,
     refusal::{Answer, Refusal},
     state::Service,
 };
@@ -39,7 +35,7 @@ pub(super) struct From {
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    Query(from): Query<From>,
+    InQuery(from): InQuery<From>,
 ) -> Answer<Json<Value>> {
     let machines = service.database.machines(&from.after, MOST).await?;
     let next = if machines.len() == MOST as usize { machines.last().map(|machine| machine.id) } else { None };
@@ -49,7 +45,7 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    Path(id): Path<MachineId>,
+    InPath(id): InPath<MachineId>,
 ) -> Answer<Json<Machine>> {
     let machine = service.database.machine(id).await?;
     Ok(Json(machine.ok_or_else(|| Refusal::not_found("machine"))?))
@@ -58,7 +54,7 @@ pub(super) async fn show(
 pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    Path(id): Path<MachineId>,
+    InPath(id): InPath<MachineId>,
 ) -> Answer<Json<Value>> {
     if !service.database.revoke_machine(id, Timestamp::now()).await? {
         return Err(Refusal::not_found("machine that is not revoked yet"));
@@ -82,7 +78,7 @@ pub(super) struct Assigned {
 pub(super) async fn assign(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    Path(id): Path<MachineId>,
+    InPath(id): InPath<MachineId>,
     Read(assigned): Read<Assigned>,
 ) -> Answer<Json<Value>> {
     if !service.database.assign_policy(id, &assigned.policy).await? {
@@ -115,7 +111,7 @@ pub(super) enum Wanted {
 pub(super) async fn order(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    Path(id): Path<MachineId>,
+    InPath(id): InPath<MachineId>,
     Read(wanted): Read<Wanted>,
 ) -> Answer<Json<Value>> {
     let state = service.database.state(id).await?.ok_or_else(|| Refusal::not_found("machine"))?;
@@ -133,40 +129,4 @@ pub(super) async fn order(
     };
     let command = service.order(id, &order).await?;
     Ok(Json(json!({ "machine": id, "command": command })))
-}
-
-pub(super) async fn pins(
-    State(service): State<Arc<Service>>,
-    _: Administrator,
-    Path(id): Path<MachineId>,
-) -> Answer<Json<Value>> {
-    Ok(Json(json!({ "machine": id, "epochs": service.database.pins(id).await? })))
-}
-
-pub(super) async fn pin(
-    State(service): State<Arc<Service>>,
-    _: Administrator,
-    Path((id, epoch)): Path<(MachineId, u64)>,
-) -> Answer<Json<Value>> {
-    let found = service.blocking(move |stores| Ok(heads::in_target(stores, id, Epoch(epoch))?)).await?;
-    let signed = found.and_then(|bytes| SignedManifest::parse(&bytes).ok());
-    if signed.is_none_or(|signed| signed.manifest.consistency().is_none()) {
-        return Err(Refusal::not_found("recovery point"));
-    }
-    if service.database.machine(id).await?.is_none() {
-        return Err(Refusal::new(ErrorCode::NotFound, "there is no such machine"));
-    }
-    service.database.pin(id, epoch, true).await?;
-    facts::store_now(&service, id).await;
-    Ok(Json(json!({ "machine": id, "pinned": epoch })))
-}
-
-pub(super) async fn unpin(
-    State(service): State<Arc<Service>>,
-    _: Administrator,
-    Path((id, epoch)): Path<(MachineId, u64)>,
-) -> Answer<Json<Value>> {
-    service.database.pin(id, epoch, false).await?;
-    facts::store_now(&service, id).await;
-    Ok(Json(json!({ "machine": id, "unpinned": epoch })))
 }

@@ -1,9 +1,11 @@
-//! What administrators ask: tokens, machines, policies, points and events, below `/v1/admin`, and figures at `/metrics`.
+//! What administrators ask: tokens, machines, disks, points, policies and events, below `/v1/admin`, and figures at `/metrics`.
 //!
 //! One credential allows all of it. Deliberately not here: what agents ask (`api`).
 
+mod disks;
 mod machines;
 mod metrics;
+mod points;
 mod policies;
 mod tokens;
 
@@ -11,14 +13,11 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRequestParts, Query, State},
+    extract::{FromRequestParts, State},
     http::{header::AUTHORIZATION, request::Parts},
-    routing::{delete, get, post},
+    routing::on,
 };
-use mobility_format::{
-    MachineId,
-    control::{ErrorCode, MAX_BODY},
-};
+use mobility_format::{MachineId, control::ErrorCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,7 +25,9 @@ pub(super) use policies::first as first_policy;
 pub(super) use tokens::{Wanted as TokenWanted, make as make_token};
 
 use super::{
+    api::InQuery,
     refusal::{Answer, Refusal},
+    routes::{self, DELETE, GET, POST, PUT, Route},
     state::Service,
 };
 
@@ -34,24 +35,31 @@ use super::{
 const EVENTS: u32 = 100;
 const MOST_EVENTS: u32 = 10_000;
 
+/// What administrators ask.
+pub(super) const ROUTES: [Route; 18] = [
+    (GET, "/v1/admin/tokens", |by| on(by, tokens::list)),
+    (POST, "/v1/admin/tokens", |by| on(by, tokens::create)),
+    (DELETE, "/v1/admin/tokens/{id}", |by| on(by, tokens::revoke)),
+    (GET, "/v1/admin/machines", |by| on(by, machines::list)),
+    (GET, "/v1/admin/machines/{id}", |by| on(by, machines::show)),
+    (POST, "/v1/admin/machines/{id}/revoke", |by| on(by, machines::revoke)),
+    (POST, "/v1/admin/machines/{id}/policy", |by| on(by, machines::assign)),
+    (POST, "/v1/admin/machines/{id}/commands", |by| on(by, machines::order)),
+    (GET, "/v1/admin/machines/{id}/points", |by| on(by, points::list)),
+    (GET, "/v1/admin/machines/{id}/pins", |by| on(by, points::pins)),
+    (POST, "/v1/admin/machines/{id}/pins/{epoch}", |by| on(by, points::pin)),
+    (DELETE, "/v1/admin/machines/{id}/pins/{epoch}", |by| on(by, points::unpin)),
+    (GET, "/v1/admin/disks", |by| on(by, disks::list)),
+    (GET, "/v1/admin/policies", |by| on(by, policies::list)),
+    (GET, "/v1/admin/policies/{name}", |by| on(by, policies::show)),
+    (PUT, "/v1/admin/policies/{name}", |by| on(by, policies::set)),
+    (GET, "/v1/admin/events", |by| on(by, events)),
+    (GET, "/metrics", |by| on(by, metrics::show)),
+];
+
 /// The administrators' part of the service.
 pub(crate) fn router(service: Arc<Service>) -> Router {
-    Router::new()
-        .route("/v1/admin/tokens", get(tokens::list).post(tokens::create))
-        .route("/v1/admin/tokens/{id}", delete(tokens::revoke))
-        .route("/v1/admin/machines", get(machines::list))
-        .route("/v1/admin/machines/{id}", get(machines::show))
-        .route("/v1/admin/machines/{id}/revoke", post(machines::revoke))
-        .route("/v1/admin/machines/{id}/policy", post(machines::assign))
-        .route("/v1/admin/machines/{id}/commands", post(machines::order))
-        .route("/v1/admin/machines/{id}/pins", get(machines::pins))
-        .route("/v1/admin/machines/{id}/pins/{epoch}", post(machines::pin).delete(machines::unpin))
-        .route("/v1/admin/policies", get(policies::list))
-        .route("/v1/admin/policies/{name}", get(policies::show).put(policies::set))
-        .route("/v1/admin/events", get(events))
-        .route("/metrics", get(metrics::show))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(service)
+    routes::router(&ROUTES, service)
 }
 
 /// Whoever has the administrator's credential.
@@ -82,9 +90,8 @@ struct Which {
 async fn events(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    query: Result<Query<Which>, axum::extract::rejection::QueryRejection>,
+    InQuery(which): InQuery<Which>,
 ) -> Answer<Json<Value>> {
-    let Query(which) = query.map_err(|err| Refusal::bad(err.to_string()))?;
     let most = which.most.unwrap_or(EVENTS).min(MOST_EVENTS);
     let events = service.database.events(which.machine, most).await?;
     Ok(Json(json!({ "events": events })))

@@ -4,10 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use mobility_format::control::{Limited, Policy};
 use serde_json::{Value, json};
@@ -16,7 +13,7 @@ use super::Administrator;
 use crate::{
     ladder::{DEFAULT_LADDER, Ladder},
     service::{
-        api::Said,
+        api::{InPath, Said},
         database::{EventKind, Job},
         refusal::{Answer, Refusal},
         state::Service,
@@ -81,7 +78,7 @@ pub(super) async fn list(State(service): State<Arc<Service>>, _: Administrator) 
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    Path(name): Path<String>,
+    InPath(name): InPath<String>,
 ) -> Answer<Json<Policy>> {
     let policy = service.database.policy(&name).await?;
     Ok(Json(policy.ok_or_else(|| Refusal::not_found("policy"))?))
@@ -90,7 +87,7 @@ pub(super) async fn show(
 pub(super) async fn set(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    Path(name): Path<String>,
+    InPath(name): InPath<String>,
     Said(policy): Said<Policy>,
 ) -> Answer<Json<Policy>> {
     let policy = Policy { name, ..policy };

@@ -4,17 +4,14 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Administrator, policies};
 use crate::service::{
-    api::Read,
+    api::{InPath, Read},
     database::Token,
     refusal::{Answer, Refusal},
     secret,
@@ -119,7 +116,7 @@ pub(super) async fn list(State(service): State<Arc<Service>>, _: Administrator) 
 pub(super) async fn revoke(
     State(service): State<Arc<Service>>,
     _: Administrator,
-    Path(id): Path<String>,
+    InPath(id): InPath<String>,
 ) -> Answer<Json<Value>> {
     match service.database.revoke_token(&id, Timestamp::now()).await? {
         true => Ok(Json(json!({ "revoked": id }))),

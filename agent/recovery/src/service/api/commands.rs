@@ -4,10 +4,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use mobility_format::{
     SessionId,
@@ -16,12 +13,8 @@ use mobility_format::{
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Said, caller::Caller, said};
-use crate::service::{
-    database::EventKind,
-    refusal::{Answer, Refusal},
-    state::Service,
-};
+use super::{InPath, InQuery, Said, caller::Caller, said};
+use crate::service::{database::EventKind, refusal::Answer, state::Service};
 
 /// The longest wait, in seconds.
 const LONGEST_S: u64 = 50;
@@ -37,9 +30,8 @@ pub(super) struct Wait {
 pub(super) async fn wait(
     State(service): State<Arc<Service>>,
     caller: Caller,
-    query: Result<Query<Wait>, axum::extract::rejection::QueryRejection>,
+    InQuery(wait): InQuery<Wait>,
 ) -> Answer<Json<Commands>> {
-    let Query(wait) = query.map_err(|err| Refusal::bad(err.to_string()))?;
     let until = Instant::now() + Duration::from_secs(wait.wait_s.min(LONGEST_S));
     let listener = service.bell.of(caller.machine);
     let mut stop = service.stop.clone();
@@ -67,7 +59,7 @@ pub(super) async fn wait(
 pub(super) async fn done(
     State(service): State<Arc<Service>>,
     caller: Caller,
-    Path(id): Path<CommandId>,
+    InPath(id): InPath<CommandId>,
     Said(result): Said<CommandResult>,
 ) -> Answer<Json<()>> {
     let order = service.database.command_done(caller.machine, id, &result, Timestamp::now()).await?;

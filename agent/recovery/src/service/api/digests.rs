@@ -10,11 +10,11 @@ use std::{
     time::Instant,
 };
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use mobility_format::{BlockIndex, DiskId, Epoch, MachineId, WINDOW_BLOCKS, control::ErrorCode};
 use serde::Deserialize;
 
-use super::caller::Caller;
+use super::{InPath, InQuery, caller::Caller};
 use crate::{
     Catalog, ContentError, WindowContent, WindowReader, block_digests,
     service::{
@@ -74,10 +74,9 @@ impl Readers {
 pub(super) async fn give(
     State(service): State<Arc<Service>>,
     caller: Caller,
-    Path(disk): Path<DiskId>,
-    query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+    InPath(disk): InPath<DiskId>,
+    InQuery(asked): InQuery<Asked>,
 ) -> Answer<Vec<u8>> {
-    let Query(asked) = query.map_err(|err| Refusal::bad(err.to_string()))?;
     if asked.count > MOST || asked.window > u64::MAX / WINDOW_BLOCKS / 2 {
         return Err(Refusal::bad(format!("at most {MOST} windows can be asked for at once")));
     }

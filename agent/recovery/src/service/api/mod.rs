@@ -12,52 +12,53 @@ mod enrol;
 mod generation;
 mod grants;
 mod heartbeat;
+mod openapi;
 mod session;
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, FromRequest, Request},
-    http::Uri,
-    routing::{get, post, put},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::request::Parts,
+    routing::on,
 };
-use mobility_format::control::{ErrorCode, Limited, MAX_BODY};
+use mobility_format::control::{Limited, MAX_BODY};
 use serde::de::DeserializeOwned;
 
 pub(crate) use cache::address as cache_address;
+#[cfg(test)]
+pub(super) use openapi::DOCUMENT;
 
 use super::{
     refusal::{Answer, Refusal},
+    routes::{self, GET, POST, PUT, Route},
     state::Service,
 };
 
 /// What the paths of the service's own cache storage start with.
 pub(crate) const CACHE_PATH: &str = "/v1/cache/";
 
+/// What agents ask, and the document of all that can be asked.
+pub(super) const ROUTES: [Route; 13] = [
+    (POST, "/v1/enrol", |by| on(by, enrol::enrol)),
+    (POST, "/v1/renew", |by| on(by, enrol::renew)),
+    (POST, "/v1/unenrol", |by| on(by, enrol::unenrol)),
+    (POST, "/v1/session", |by| on(by, session::begin)),
+    (POST, "/v1/generation", |by| on(by, generation::begin)),
+    (POST, "/v1/heartbeat", |by| on(by, heartbeat::take)),
+    (GET, "/v1/commands", |by| on(by, commands::wait)),
+    (POST, "/v1/commands/{id}", |by| on(by, commands::done)),
+    (POST, "/v1/grants", |by| on(by, grants::give)),
+    (POST, "/v1/commits", |by| on(by, commits::take)),
+    (GET, "/v1/digests/{disk}", |by| on(by, digests::give)),
+    (PUT, "/v1/cache/{*key}", |by| on(by, cache::take)),
+    (GET, "/v1/openapi.json", |by| on(by, openapi::show)),
+];
+
 /// The agents' part of the service.
 pub(crate) fn router(service: Arc<Service>) -> Router {
-    Router::new()
-        .route("/v1/enrol", post(enrol::enrol))
-        .route("/v1/renew", post(enrol::renew))
-        .route("/v1/unenrol", post(enrol::unenrol))
-        .route("/v1/session", post(session::begin))
-        .route("/v1/generation", post(generation::begin))
-        .route("/v1/heartbeat", post(heartbeat::take))
-        .route("/v1/commands", get(commands::wait))
-        .route("/v1/commands/{id}", post(commands::done))
-        .route("/v1/grants", post(grants::give))
-        .route("/v1/commits", post(commits::take))
-        .route("/v1/digests/{disk}", get(digests::give))
-        .route("/v1/cache/{*key}", put(cache::take))
-        .fallback(unknown)
-        .method_not_allowed_fallback(unknown)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(service)
-}
-
-async fn unknown(uri: Uri) -> Refusal {
-    Refusal::new(ErrorCode::NotFound, format!("this service does not know {}", uri.path()))
+    routes::router(&ROUTES, service).fallback(routes::unknown)
 }
 
 /// A message within its limits.
@@ -84,6 +85,30 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Read<T> {
         let bytes = bytes.map_err(|_| Refusal::bad(format!("the body is longer than {MAX_BODY} bytes")))?;
         let message = serde_json::from_slice(&bytes);
         Ok(Read(message.map_err(|err| Refusal::bad(format!("the body cannot be understood: {err}")))?))
+    }
+}
+
+/// What the path names.
+pub(super) struct InPath<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for InPath<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        let found = Path::from_request_parts(parts, state).await;
+        found.map(|Path(named)| InPath(named)).map_err(|err| Refusal::bad(err.body_text()))
+    }
+}
+
+/// What is said in the address after the path.
+pub(super) struct InQuery<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for InQuery<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+        let found = Query::from_request_parts(parts, state).await;
+        found.map(|Query(said)| InQuery(said)).map_err(|err| Refusal::bad(err.body_text()))
     }
 }
 
