@@ -73,8 +73,8 @@ impl ServiceProcess {
     /// When it cannot be started.
     #[must_use]
     pub fn instance(data: PathBuf, port: u16, configuration: &str) -> ServiceProcess {
-        let mut service =
-            ServiceProcess { port, is_named: true, ..ServiceProcess::nowhere("127.0.0.1", data) };
+        let mut service = ServiceProcess::nowhere("127.0.0.1", data);
+        (service.port, service.is_named) = (port, true);
         service.configure(configuration);
         service.start();
         service
