@@ -11,14 +11,27 @@ use tracing_subscriber::EnvFilter;
 
 use super::exit::Outcome;
 
+/// What a service goes by, whether it runs or not.
 #[derive(Args)]
-pub(super) struct Arguments {
-    /// A configuration file, in TOML. Nothing has to be configured
+pub(super) struct Configuration {
+    /// The service's configuration file, in TOML. Nothing has to be configured
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where everything lies [default: /var/lib/recovery-service]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+}
+
+impl Configuration {
+    pub(super) fn options(&self) -> Options {
+        Options { config: self.config.clone(), data: self.data.clone(), ..Options::default() }
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    configuration: Configuration,
     /// Where to listen; port 8443 of every address unless it is said
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
@@ -30,11 +43,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
     let filter = EnvFilter::try_from_env("RECOVERY_LOG").unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    serve(&Options {
-        config: arguments.config.clone(),
-        data: arguments.data.clone(),
-        listen: arguments.listen,
-        addresses: arguments.address.clone(),
-    })?;
+    let (listen, addresses) = (arguments.listen, arguments.address.clone());
+    serve(&Options { listen, addresses, ..arguments.configuration.options() })?;
     Ok(Outcome::Done)
 }

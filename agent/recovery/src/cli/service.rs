@@ -124,9 +124,7 @@ impl Service {
             _ => anyhow::bail!("the service refuses: {said}"),
         }
     }
-}
 
-impl Service {
     /// All items of a list, page by page.
     pub(super) fn all(&self, path: &[&str], query: &[(&str, String)], items: &str) -> Result<Vec<Value>> {
         let mut found = Vec::new();

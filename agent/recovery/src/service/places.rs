@@ -174,12 +174,12 @@ fn network() -> Result<Handle, StorageError> {
 }
 
 fn place(name: &str, table: Table) -> Result<Place, String> {
-    let remote = |account, endpoint: Option<&String>, prefix: String, authorities: Option<PathBuf>| {
+    let remote = |account, allow_http, prefix: String, authorities: Option<PathBuf>| {
         let settings = RemoteSettings {
             account,
             prefix: checked_prefix(prefix)?,
             authorities: authorities.map(|path| authorities_in(&path)).transpose()?,
-            allow_http: endpoint.map_or(Ok(false), |endpoint| is_plain(endpoint))?,
+            allow_http,
             limits: RemoteLimits::default(),
         };
         Ok(Place::Remote(Box::new(settings)))
@@ -196,9 +196,9 @@ fn place(name: &str, table: Table) -> Result<Place, String> {
                     S3Credentials::Key { id: file.access_key_id, secret: Secret::new(file.secret_access_key) }
                 }
             };
-            let endpoint_of = endpoint.clone();
+            let allow_http = endpoint.as_deref().map_or(Ok(false), is_plain)?;
             let account = RemoteAccount::S3 { bucket, region, endpoint, virtual_hosted, credentials };
-            remote(account, endpoint_of.as_ref(), prefix, authorities)
+            remote(account, allow_http, prefix, authorities)
         }
         Table::Azure { account, container, endpoint, prefix, credentials, authorities } => {
             let (account, container) = (named("account", account)?, named("container", container)?);
@@ -213,9 +213,9 @@ fn place(name: &str, table: Table) -> Result<Place, String> {
                     _ => AzureCredentials::Environment,
                 },
             };
-            let endpoint_of = endpoint.clone();
+            let allow_http = endpoint.as_deref().map_or(Ok(false), is_plain)?;
             let account = RemoteAccount::Azure { account, container, endpoint, credentials };
-            remote(account, endpoint_of.as_ref(), prefix, authorities)
+            remote(account, allow_http, prefix, authorities)
         }
     }
 }

@@ -11,7 +11,7 @@ use mobility_format::{
     Generation, Head, MachineId, SessionId,
     control::{Inventory, MachineHealth},
 };
-use sqlx::query;
+use sqlx::{any::AnyRow, query};
 
 use super::{Columns, Database, DatabaseError, Result, json, millis, stored};
 
@@ -48,6 +48,16 @@ pub(crate) struct Heard {
     pub(crate) turn: u64,
     pub(crate) generation: u64,
     pub(crate) taken_in: u64,
+}
+
+impl Heard {
+    fn of(row: &AnyRow) -> Result<Heard> {
+        Ok(Heard {
+            turn: row.count("turn_last")?,
+            generation: row.count("generation")?,
+            taken_in: row.count("taken_in")?,
+        })
+    }
 }
 
 /// The state of a machine that requests are held against.
@@ -211,12 +221,7 @@ impl Database {
             .bind(turn)
             .bind(turn)
             .bind(turn);
-        let Some(row) = self.change(statement).await? else { return Ok(None) };
-        Ok(Some(Heard {
-            turn: row.count("turn_last")?,
-            generation: row.count("generation")?,
-            taken_in: row.count("taken_in")?,
-        }))
+        self.change(statement).await?.as_ref().map(Heard::of).transpose()
     }
 
     /// Makes the session current that is heard first after the database was rebuilt, at whatever turn it is. Nothing where there
@@ -235,12 +240,7 @@ impl Database {
         );
         let statement = statement.bind(session.to_string()).bind(millis(now)).bind(stored(turn));
         let statement = statement.bind(next).bind(next).bind(machine.to_string());
-        let Some(row) = self.change(statement).await? else { return Ok(None) };
-        Ok(Some(Heard {
-            turn: row.count("turn_last")?,
-            generation: row.count("generation")?,
-            taken_in: row.count("taken_in")?,
-        }))
+        self.change(statement).await?.as_ref().map(Heard::of).transpose()
     }
 
     /// The machine's state.
