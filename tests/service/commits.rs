@@ -42,7 +42,7 @@ pub(crate) fn newest_point_is(rig: &Rig, agent: &Agent) {
     }
 }
 
-fn ready(rig: &Rig, seed: u64) -> Agent {
+pub(crate) fn ready(rig: &Rig, seed: u64) -> Agent {
     let mut agent = Agent::enrol(rig, seed);
     agent.try_session().unwrap();
     agent.new_generation();

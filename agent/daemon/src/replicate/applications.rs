@@ -20,6 +20,9 @@ use crate::{
     scripts::{Outcome, PointInfo, Quiesced, Reason, Scripts},
 };
 
+/// Why no application is told of a point.
+const NO_SCRIPTS: &str = "the machine's policy does not let scripts run: allow them there, or ask for a point without --app-consistent";
+
 /// Scripts, requests, and the freeze.
 pub(crate) struct Applications {
     pub(super) scripts: Scripts,
@@ -79,7 +82,12 @@ impl Replication {
     pub(super) fn requested(&mut self, request: Request) {
         let number = self.applications.next_request;
         self.applications.next_request += 1;
+        let allowed = !request.application || self.link.as_ref().is_none_or(Link::allows_scripts);
         self.applications.requests.insert(number, request);
+        if !allowed {
+            let answer = Answer::Failed { reason: NO_SCRIPTS.to_owned() };
+            return self.applications.answer(number, &answer, self.link.as_mut());
+        }
         let wish = mobility_engine::Request { id: number, application: request.application };
         self.engine.handle(clock::now(), Event::PointWanted(wish));
     }
@@ -95,6 +103,11 @@ impl Replication {
     }
 
     pub(super) fn quiesce(&self, generation: Generation, epoch: Epoch) {
+        // The policy may have changed since the point was wanted.
+        if self.link.as_ref().is_some_and(|link| !link.allows_scripts()) {
+            let _ = self.mailbox.send(Message::Event(Event::Quiesced(Err(NO_SCRIPTS.to_owned()))));
+            return;
+        }
         let point = PointInfo {
             machine: self.identity.machine,
             generation,

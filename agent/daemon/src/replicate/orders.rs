@@ -36,6 +36,11 @@ impl Link {
         &self.policy
     }
 
+    /// Whether the operator's scripts may run.
+    pub(super) fn allows_scripts(&self) -> bool {
+        self.policy.scripts
+    }
+
     /// A point that the service had asked for was made, or not.
     pub(super) fn answered(&mut self, id: &RequestId, answer: &Answer) {
         let Some(command) = self.waiting.remove(id) else { return };

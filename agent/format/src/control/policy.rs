@@ -37,7 +37,12 @@ pub struct Policy {
     /// Times of the week with another rate. The first that fits counts.
     #[serde(default)]
     pub rate_windows: Vec<RateWindow>,
-    /// Whether the operator's scripts may run. The agent's own configuration has the last word.
+    /// How much of target storage the machine's points may take; as much as there is where it is not given. What would be more is
+    /// not taken in: nothing older is removed for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<ByteCount>,
+    /// Whether the operator's scripts may run, for points by schedule and for those that are asked for. The agent's own
+    /// configuration has the last word.
     pub scripts: bool,
     /// Whether replication rests. Tracking goes on.
     #[serde(default)]

@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use mobility_format::ByteCount;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -147,11 +148,13 @@ fn list(place: &Place) -> Result<()> {
         ("POLICY", Align::Left),
         ("LAST CONTACT", Align::Left),
         ("NEWEST POINT", Align::Left),
+        ("STORED", Align::Right),
         ("STATE", Align::Left),
     ];
     let row = |machine: &Value| {
         let state = match (machine["revoked"].is_null(), machine["overdue"] == true) {
             (false, _) => "revoked",
+            _ if machine["over_quota"] == true => "OVER QUOTA",
             (_, true) => "OVERDUE",
             _ if machine["point"].is_null() => "no point yet",
             _ => "protected",
@@ -163,6 +166,7 @@ fn list(place: &Place) -> Result<()> {
             column("policy"),
             column("heard"),
             column("point_at"),
+            machine["stored"].as_u64().map_or_else(String::new, |bytes| ByteCount(bytes).to_string()),
             state.to_owned(),
         ]
     };

@@ -55,6 +55,9 @@ pub(super) struct Set {
     /// How fast segments may be uploaded, in bytes per second; 0 for as fast as goes
     #[arg(long, value_name = "BYTES")]
     upload_rate: Option<u64>,
+    /// How much of target storage a machine's points may take, in bytes; 0 for as much as there is
+    #[arg(long, value_name = "BYTES")]
+    quota: Option<u64>,
     /// Whether the operator's scripts may run
     #[arg(long, value_name = "true|false")]
     scripts: Option<bool>,
@@ -120,6 +123,7 @@ impl Set {
             ("application_interval_s", self.app_interval.map(unless_zero)),
             ("retention", self.keep.as_deref().map(Value::from)),
             ("upload_rate", self.upload_rate.map(unless_zero)),
+            ("quota", self.quota.map(unless_zero)),
             ("scripts", self.scripts.map(Value::from)),
             ("paused", self.paused.map(Value::from)),
         ];

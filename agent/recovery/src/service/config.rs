@@ -5,6 +5,7 @@
 use std::{
     net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -21,6 +22,10 @@ const MAX_LEN: u64 = 1 << 20;
 /// Connections at once, unless it is said.
 const CONNECTIONS: usize = 20_000;
 const MOST_CONNECTIONS: usize = 1_000_000;
+/// For how many seconds a commit may be missing while later ones are there, unless it is said: an agent's longest wait between two tries is a
+/// minute unless its operator wants another.
+const MISSING_S: usize = 180;
+const MOST_MISSING_S: usize = 86_400;
 /// Addresses that machines may be told.
 const MAX_ADDRESSES: usize = 16;
 
@@ -79,6 +84,7 @@ struct File {
 struct Limits {
     connections: Option<usize>,
     workers: Option<usize>,
+    missing_s: Option<usize>,
 }
 
 /// What the service goes by. It has no `Debug`, since the database's address may hold a password.
@@ -98,6 +104,8 @@ pub(crate) struct Settings {
     pub(crate) connections: usize,
     /// Machines whose epochs are taken in at once.
     pub(crate) workers: usize,
+    /// For how long a commit may be missing while later ones are there.
+    pub(crate) patience: Duration,
 }
 
 /// Which database.
@@ -151,6 +159,12 @@ impl Settings {
                 MOST_CONNECTIONS,
             )?,
             workers: within("limits.workers", file.limits.workers, cores, 256)?,
+            patience: Duration::from_secs(within(
+                "limits.missing-s",
+                file.limits.missing_s,
+                MISSING_S,
+                MOST_MISSING_S,
+            )? as u64),
         })
     }
 }

@@ -47,6 +47,14 @@ impl Refusal {
         Refusal { code: ErrorCode::NotYet, message: message.into(), retry_after: Some(seconds) }
     }
 
+    /// The machine's quota leaves no room for more.
+    pub(crate) fn over_quota() -> Refusal {
+        Refusal::new(
+            ErrorCode::QuotaExceeded,
+            "the machine's quota leaves no room for more: raise it in the policy, or keep fewer recovery points",
+        )
+    }
+
     pub(crate) fn not_found(what: &str) -> Refusal {
         Refusal::new(ErrorCode::NotFound, format!("there is no such {what}"))
     }

@@ -28,7 +28,7 @@ use super::{
     listen,
     places::Opened,
     private_file,
-    processor::{self, Intakes},
+    processor::{self, Gaps, Intakes},
     reindex,
     secret::{self, Recognised, Sealer},
     state::Service,
@@ -246,6 +246,8 @@ fn assemble(
         uploads: Arc::new(Semaphore::new(UPLOADS)),
         readers: api::digests::Readers::default(),
         intakes: Intakes::default(),
+        gaps: Gaps::default(),
+        patience: settings.patience,
         counters: super::state::Counters::default(),
         standings: std::sync::Mutex::default(),
     }))

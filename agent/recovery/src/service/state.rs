@@ -21,7 +21,7 @@ use super::{
     bell::Bell,
     database::{Database, DatabaseError, Event, EventKind, Standing, Waiting},
     granting::Granting,
-    processor::Intakes,
+    processor::{Gaps, Intakes},
     refusal::{Answer, Refusal},
     secret::{Recognised, Sealer},
 };
@@ -60,6 +60,9 @@ pub(crate) struct Service {
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) readers: Readers,
     pub(crate) intakes: Intakes,
+    pub(crate) gaps: Gaps,
+    /// For how long a commit may be missing while later ones are there.
+    pub(crate) patience: Duration,
     pub(crate) counters: Counters,
     pub(crate) standings: Mutex<HashMap<MachineId, (Instant, Standing)>>,
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::Administrator;
 use crate::service::{
     api::{InPath, InQuery, Read},
-    database::{EventKind, Machine},
+    database::{EventKind, Job, Machine},
     facts,
     refusal::{Answer, Refusal},
     state::Service,
@@ -85,6 +85,8 @@ pub(super) async fn assign(
         return Err(Refusal::not_found("machine or policy"));
     }
     service.forget_standing(id);
+    // Another ladder may let points go, and another quota leave room.
+    service.database.want(Job::Prune, id, Timestamp::now()).await?;
     facts::store_now(&service, id).await;
     let message = format!("the machine's policy is now '{}'", assigned.policy);
     service.event(EventKind::PolicyChanged, Some(id), message).await;

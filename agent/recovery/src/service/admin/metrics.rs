@@ -24,12 +24,15 @@ const MOST: usize = 20_000;
 
 type Figure = (&'static str, &'static str, fn(&Machine, Timestamp) -> Option<f64>);
 
-const OF_MACHINES: [Figure; 7] = [
+const OF_MACHINES: [Figure; 8] = [
     ("rpo_seconds", "Age of the newest recovery point", |machine, now| age(machine.point_at?, now)),
     ("interval_seconds", "From one recovery point to the next, as the policy wants it", |machine, _| {
         Some(machine.interval_s as f64)
     }),
     ("overdue", "1 where an interval was missed", |machine, _| Some(f64::from(u8::from(machine.overdue)))),
+    ("stored_bytes", "What its recovery points take of target storage", |machine, _| {
+        Some(machine.stored?.0 as f64)
+    }),
     ("last_contact_seconds", "Since the last heartbeat", |machine, now| age(machine.heard?, now)),
     ("backlog_bytes", "What there is to send and is not durable", |machine, _| {
         Some(machine.health.as_ref()?.backlog.0 as f64)

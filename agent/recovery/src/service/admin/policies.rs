@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use jiff::Timestamp;
-use mobility_format::control::{Limited, Policy};
+use mobility_format::{
+    ByteCount,
+    control::{Limited, Policy},
+};
 use serde_json::{Value, json};
 
 use super::Administrator;
@@ -39,6 +42,7 @@ pub(in crate::service) fn first() -> Policy {
         retention: DEFAULT_LADDER.to_owned(),
         upload_rate: None,
         rate_windows: Vec::new(),
+        quota: None,
         scripts: true,
         paused: false,
     }
@@ -59,6 +63,9 @@ fn check(policy: &Policy) -> Result<(), String> {
     let rates = policy.rate_windows.iter().map(|window| window.upload_rate).chain([policy.upload_rate]);
     if rates.flatten().any(|rate| rate.0 == 0) {
         return Err("an upload rate of 0 would stop replication: set `paused` for that".to_owned());
+    }
+    if policy.quota == Some(ByteCount(0)) {
+        return Err("a quota of 0 would let no point be made: leave it out for none".to_owned());
     }
     let sound = |window: &mobility_format::control::RateWindow| {
         window.from_min < DAY_MINUTES
@@ -93,7 +100,7 @@ pub(super) async fn set(
     let policy = Policy { name, ..policy };
     check(&policy).map_err(Refusal::bad)?;
     let policy = service.database.set_policy(&policy).await?;
-    // Another ladder may let points go.
+    // Another ladder may let points go, and what waits for room is taken in after that.
     service.database.want_for_policy(Job::Prune, &policy.name, Timestamp::now()).await?;
     let message = format!("policy '{}' is now version {}", policy.name, policy.version);
     service.event(EventKind::PolicyChanged, None, message).await;
@@ -102,7 +109,7 @@ pub(super) async fn set(
 
 #[cfg(test)]
 mod tests {
-    use mobility_format::{ByteCount, control::RateWindow};
+    use mobility_format::control::RateWindow;
 
     use super::*;
 
@@ -118,6 +125,7 @@ mod tests {
             Policy { application_interval_s: Some(0), ..first() },
             Policy { retention: "often".to_owned(), ..first() },
             Policy { upload_rate: Some(ByteCount(0)), ..first() },
+            Policy { quota: Some(ByteCount(0)), ..first() },
             Policy { rate_windows: vec![window], ..first() },
         ];
         for policy in bad {

@@ -78,8 +78,9 @@ async fn begin_claimed(
     if state.generation == after && state.refused < after {
         match processor::take_in(service, machine, key, lease).await? {
             // What cannot be taken in is what the resync is for.
-            End::Nothing | End::Refused { .. } => {}
+            End::Nothing | End::Gap { .. } | End::Refused { .. } => {}
             End::More => return Err(Refusal::not_yet("commits of the machine are being taken in", 1)),
+            End::Full(_) => return Err(Refusal::over_quota()),
             End::Retry(problem) | End::Operator(problem) => return Err(Refusal::failing(&problem)),
         }
     }

@@ -35,6 +35,9 @@ pub(super) async fn give(
         let message = format!("the newest generation is {}, not {generation}", state.generation);
         return Err(Refusal::new(ErrorCode::Conflict, message));
     }
+    if state.over_quota {
+        return Err(Refusal::over_quota());
+    }
     let taken = service.database.take_slots(machine, request.session, generation, request.segments).await?;
     let last = taken.ok_or_else(Refusal::fenced)?;
     let now = Timestamp::now();

@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     StorageDamaged,
     IntervalMissed,
     IntervalMet,
+    QuotaExceeded,
+    QuotaKept,
     CommandDone,
     CommandFailed,
     PolicyChanged,
@@ -48,6 +50,8 @@ impl Kind {
             Kind::StorageDamaged => "storage-damaged",
             Kind::IntervalMissed => "interval-missed",
             Kind::IntervalMet => "interval-met",
+            Kind::QuotaExceeded => "quota-exceeded",
+            Kind::QuotaKept => "quota-kept",
             Kind::CommandDone => "command-done",
             Kind::CommandFailed => "command-failed",
             Kind::PolicyChanged => "policy-changed",
@@ -64,6 +68,8 @@ impl Kind {
                 | Kind::StorageDamaged
                 | Kind::IntervalMissed
                 | Kind::IntervalMet
+                | Kind::QuotaExceeded
+                | Kind::QuotaKept
         )
     }
 }

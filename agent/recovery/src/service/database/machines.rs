@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use mobility_format::{
-    Head, MachineId, PublicKey,
+    ByteCount, Head, MachineId, PublicKey,
     control::{Inventory, MachineHealth},
 };
 use serde::Serialize;
@@ -57,6 +57,10 @@ pub(crate) struct Machine {
     pub(crate) interval_s: u64,
     /// Whether an interval was missed.
     pub(crate) overdue: bool,
+    /// How much of target storage its points take, if somebody has looked.
+    pub(crate) stored: Option<ByteCount>,
+    /// Whether it has something that its quota leaves no room for.
+    pub(crate) over_quota: bool,
     pub(crate) inventory: Option<Inventory>,
     pub(crate) health: Option<MachineHealth>,
     pub(crate) head: Option<Head>,
@@ -66,7 +70,7 @@ macro_rules! machines_where {
     ($which:literal) => {
         concat!(
             "SELECT m.id, m.name, m.policy, m.inventory, m.enrolled, m.revoked, s.heard, s.generation, s.taken_in,
-                s.point_epoch, s.point_at, s.overdue, s.health, s.head, p.interval_ms
+                s.point_epoch, s.point_at, s.overdue, s.stored, s.over_quota, s.health, s.head, p.interval_ms
              FROM machines m JOIN states s ON s.machine = m.id JOIN policies p ON p.name = m.policy WHERE ",
             $which
         )
@@ -221,6 +225,8 @@ fn machine(row: &sqlx::any::AnyRow) -> Result<Machine> {
         point_at: row.time_if("point_at")?,
         interval_s: row.count("interval_ms")? / 1000,
         overdue: row.number("overdue")? != 0,
+        stored: row.bytes_if("stored")?,
+        over_quota: row.number("over_quota")? != 0,
         inventory: row.json_if("inventory")?,
         health: row.json_if("health")?,
         head: row.json_if("head")?,

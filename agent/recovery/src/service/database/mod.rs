@@ -12,12 +12,14 @@ mod machines;
 mod policies;
 mod schema;
 mod sessions;
+mod states;
 mod tokens;
 mod work;
 
 use std::{sync::Once, time::Duration};
 
 use jiff::Timestamp;
+use mobility_format::ByteCount;
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
     Any, AnyConnection, AnyPool, Row,
@@ -30,7 +32,8 @@ pub(crate) use commands::Waiting;
 pub(crate) use events::{Event, Kind as EventKind};
 pub(crate) use facts::Found;
 pub(crate) use machines::{Enrolment, Machine, Standing};
-pub(crate) use sessions::{Begun, Newcomer, State};
+pub(crate) use sessions::{Begun, Newcomer};
+pub(crate) use states::{State, Taken};
 pub(crate) use tokens::Token;
 pub(crate) use work::{CLAIM, Claim, Job, Overdue};
 
@@ -179,6 +182,10 @@ trait Columns {
             serde_json::from_str(&text).map_err(|err| DatabaseError::Content(format!("{name}: {err}")))
         };
         self.text_if(name)?.map(read).transpose()
+    }
+
+    fn bytes_if(&self, name: &str) -> Result<Option<ByteCount>> {
+        Ok(self.number_if(name)?.map(|bytes| ByteCount(bytes.try_into().unwrap_or(0))))
     }
 
     fn time_if(&self, name: &str) -> Result<Option<Timestamp>> {

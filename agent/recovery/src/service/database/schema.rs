@@ -7,7 +7,7 @@ use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result};
 
-const STEPS: [&[&str]; 2] = [FIRST, SECOND];
+const STEPS: [&[&str]; 3] = [FIRST, SECOND, THIRD];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE policies (
@@ -101,6 +101,12 @@ const SECOND: &[&str] = &[
     "ALTER TABLE policies ADD COLUMN stored BIGINT NOT NULL DEFAULT 0",
     "ALTER TABLE work DROP COLUMN claimed_by",
     "ALTER TABLE work DROP COLUMN claimed_until",
+];
+
+/// How much of target storage each machine's points take, NULL where nobody has looked yet, and whether that is all they may.
+const THIRD: &[&str] = &[
+    "ALTER TABLE states ADD COLUMN stored BIGINT",
+    "ALTER TABLE states ADD COLUMN over_quota BIGINT NOT NULL DEFAULT 0",
 ];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.

@@ -8,7 +8,7 @@
 
 use jiff::Timestamp;
 use mobility_format::{
-    Generation, Head, MachineId, SessionId,
+    Generation, MachineId, SessionId,
     control::{Inventory, MachineHealth},
 };
 use sqlx::{any::AnyRow, query};
@@ -58,17 +58,6 @@ impl Heard {
             taken_in: row.count("taken_in")?,
         })
     }
-}
-
-/// The state of a machine that requests are held against.
-#[derive(Clone, Debug)]
-pub(crate) struct State {
-    pub(crate) session: Option<SessionId>,
-    pub(crate) generation: Generation,
-    pub(crate) taken_in: u64,
-    /// The newest generation of which something was refused.
-    pub(crate) refused: Generation,
-    pub(crate) head: Option<Head>,
 }
 
 /// The current session, as far as it decides whether another one may take its place.
@@ -243,20 +232,6 @@ impl Database {
         self.change(statement).await?.as_ref().map(Heard::of).transpose()
     }
 
-    /// The machine's state.
-    pub(crate) async fn state(&self, machine: MachineId) -> Result<Option<State>> {
-        let statement =
-            query("SELECT session, generation, taken_in, refused, head FROM states WHERE machine = $1");
-        let Some(row) = self.one(statement.bind(machine.to_string())).await? else { return Ok(None) };
-        Ok(Some(State {
-            session: row.text_if("session")?.and_then(|text| text.parse().ok()),
-            generation: Generation(row.count("generation")?),
-            taken_in: row.count("taken_in")?,
-            refused: Generation(row.count("refused")?),
-            head: row.json_if("head")?,
-        }))
-    }
-
     /// Numbers for `count` segments' places, of which this is the last. Nothing where session or generation is not current.
     pub(crate) async fn take_slots(
         &self,
@@ -281,40 +256,6 @@ impl Database {
     pub(crate) async fn end_session(&self, machine: MachineId) -> Result<()> {
         let statement = query("UPDATE states SET session = NULL, waiting = NULL WHERE machine = $1");
         self.write(statement.bind(machine.to_string())).await.map(|_| ())
-    }
-
-    /// Notes the newest generation that target storage knows.
-    pub(crate) async fn note_generation(&self, machine: MachineId, generation: Generation) -> Result<()> {
-        let statement = query("UPDATE states SET generation = $1 WHERE machine = $2 AND generation < $3");
-        let number = stored(generation.0);
-        self.write(statement.bind(number).bind(machine.to_string()).bind(number)).await.map(|_| ())
-    }
-
-    /// Notes what was taken in: the new head, and whether it is a recovery point.
-    pub(crate) async fn note_head(
-        &self,
-        machine: MachineId,
-        head: &Head,
-        point: bool,
-        now: Timestamp,
-    ) -> Result<()> {
-        let statement = query(
-            "UPDATE states SET head = $1, taken_in = $2,
-                point_epoch = CASE WHEN $3 = 1 THEN $4 ELSE point_epoch END,
-                point_at = CASE WHEN $5 = 1 THEN $6 ELSE point_at END
-             WHERE machine = $7 AND (taken_in < $8 OR head IS NULL)",
-        );
-        let (point, epoch) = (i64::from(point), stored(head.epoch.0));
-        let statement = statement
-            .bind(json(head)?)
-            .bind(epoch)
-            .bind(point)
-            .bind(epoch)
-            .bind(point)
-            .bind(millis(now))
-            .bind(machine.to_string())
-            .bind(epoch);
-        self.write(statement).await.map(|_| ())
     }
 }
 

@@ -50,6 +50,10 @@ fn doubted(
     generation: Generation,
     refused: Epoch,
 ) -> Answer<(Epoch, Vec<DoubtedDisk>)> {
+    // Nobody knows what one that is lost covered.
+    if heads::in_cache(stores, machine, generation, refused)?.is_none() {
+        return Ok((refused, Vec::new()));
+    }
     // Before the blocks are gathered, so that what is committed meanwhile is not taken for covered.
     let mut through = refused;
     for number in refused.0..refused.0.saturating_add(MOST_EPOCHS) {

@@ -6,6 +6,8 @@
 //! storage runs in a bounded number of threads. Deliberately not here: how an epoch is taken in (the library's `Intake`).
 
 mod doubt;
+mod gap;
+mod room;
 mod take_in;
 mod thin;
 pub(super) mod watch;
@@ -16,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Semaphore;
 
+pub(super) use gap::Gaps;
 pub(super) use take_in::{End, Intakes, take_in};
 pub(super) use webhook::{WAITING as WAITING_ALERTS, deliver};
 

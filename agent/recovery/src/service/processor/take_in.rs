@@ -11,14 +11,17 @@ use std::{
 };
 
 use jiff::Timestamp;
-use mobility_format::{Digest, Epoch, Generation, Head, MachineId, PublicKey, manifest::SignedManifest};
+use mobility_format::{Digest, Epoch, Generation, MachineId, PublicKey, manifest::SignedManifest};
 
-use super::{Next, doubt};
+use super::{
+    Next, doubt, gap,
+    room::{self, Room, TooMuch},
+};
 use crate::{
-    Intake, IntakeError, IntakeErrorKind,
+    Intake, IntakeError, IntakeErrorKind, StorageError,
     service::{
         claims::Lease,
-        database::EventKind,
+        database::{EventKind, Taken},
         heads,
         refusal::{Answer, Refusal},
         state::{Counters, Service},
@@ -38,6 +41,10 @@ const INTAKES: usize = 4096;
 pub(in crate::service) enum End {
     /// There is no further epoch.
     Nothing,
+    /// This epoch is not there, and a later one is.
+    Gap { generation: Generation, missing: Epoch, later: Epoch },
+    /// There is one, and the machine's quota leaves no room for it.
+    Full(TooMuch),
     /// There may be more; it was others' turn.
     More,
     /// An epoch cannot be taken in, and never will.
@@ -67,13 +74,6 @@ impl Intakes {
     }
 }
 
-/// An epoch that was taken in.
-struct Taken {
-    head: Head,
-    /// Whether it is a recovery point.
-    point: bool,
-}
-
 /// Does the work of [`super::Job::Intake`] for one machine.
 pub(super) async fn work(service: &Service, machine: MachineId, lease: &Lease) -> Next {
     let key = match service.standing(machine).await {
@@ -88,17 +88,23 @@ pub(super) async fn work(service: &Service, machine: MachineId, lease: &Lease) -
         Ok(end) => end,
         Err(_) => return Next::Again,
     };
+    if !matches!(end, End::Gap { .. }) {
+        service.gaps.forget(machine);
+    }
     match end {
-        End::Nothing => Next::InTime,
+        End::Nothing | End::Full(_) => Next::InTime,
         End::More => Next::Now,
         // Whoever went on with it has removed what is not found here.
-        End::Refused { .. } if !lease.holds() => Next::Again,
-        End::Refused { generation, epoch, reason } => {
-            Counters::add(&service.counters.refused, 1);
-            match doubt::order_resync(service, (machine, key), generation, epoch, reason, lease).await {
-                Ok(()) => Next::InTime,
-                Err(_) => Next::Again,
+        End::Gap { .. } | End::Refused { .. } if !lease.holds() => Next::Again,
+        End::Gap { generation, missing, later } => {
+            if !service.gaps.lasts(machine, (generation, missing), service.patience, Instant::now()) {
+                return Next::Again;
             }
+            let reason = format!("it is not in cache storage, and epoch {later} is: the store has lost it");
+            refuse(service, (machine, key), generation, missing, reason, lease).await
+        }
+        End::Refused { generation, epoch, reason } => {
+            refuse(service, (machine, key), generation, epoch, reason, lease).await
         }
         End::Retry(problem) => {
             tracing::warn!(%machine, "an epoch is not taken in yet: {problem}");
@@ -108,6 +114,22 @@ pub(super) async fn work(service: &Service, machine: MachineId, lease: &Lease) -
             service.event(EventKind::StorageDamaged, Some(machine), problem).await;
             Next::InTime
         }
+    }
+}
+
+/// Nothing of the generation from this epoch on will be taken in: the machine is told to send again what it covers.
+async fn refuse(
+    service: &Service,
+    of: (MachineId, PublicKey),
+    generation: Generation,
+    epoch: Epoch,
+    reason: String,
+    lease: &Lease,
+) -> Next {
+    Counters::add(&service.counters.refused, 1);
+    match doubt::order_resync(service, of, generation, epoch, reason, lease).await {
+        Ok(()) => Next::InTime,
+        Err(_) => Next::Again,
     }
 }
 
@@ -125,13 +147,15 @@ pub(in crate::service) async fn take_in(
             return Ok(End::Nothing);
         }
         let known = state.head.as_ref().map(|head| head.digest);
+        let room = Room::of(service, machine, &state, lease).await?;
         let intake = service.intakes.take(machine).filter(|kept| kept.head().map(|h| h.digest) == known);
         let batch = service
             .blocking_claimed(lease, move |stores| {
                 let intake = intake.map(|kept| kept.on(stores));
                 Ok(match intake.map_or_else(|| Intake::open(stores, machine, key), Ok) {
                     Ok(mut intake) => {
-                        let (taken, end) = batch(stores, &mut intake, machine, known);
+                        let work = Batch { stores, machine, known, overdue: state.overdue };
+                        let (taken, end) = work.take_in(&mut intake, room);
                         (Some(intake), taken, end)
                     }
                     Err(err) => (None, Vec::new(), Some(ending(Generation(0), Epoch(0), &err))),
@@ -140,14 +164,16 @@ pub(in crate::service) async fn take_in(
             .await?;
         let (intake, taken, end) = batch;
         for taken in taken {
-            service.database.note_head(machine, &taken.head, taken.point, Timestamp::now()).await?;
+            service.database.note_head(machine, &taken, Timestamp::now()).await?;
             Counters::add(&service.counters.taken_in, 1);
         }
+        let too_much = if let Some(End::Full(too_much)) = &end { Some(too_much) } else { None };
+        room::note(service, machine, state.over_quota, too_much).await?;
         match (end, intake) {
             (None, Some(intake)) => service.intakes.put(machine, intake),
-            (Some(End::Nothing), Some(intake)) => {
+            (Some(end @ (End::Nothing | End::Full(_))), Some(intake)) => {
                 service.intakes.put(machine, intake);
-                return Ok(End::Nothing);
+                return Ok(end);
             }
             (Some(end), _) => return Ok(end),
             (None, None) => {}
@@ -158,51 +184,71 @@ pub(in crate::service) async fn take_in(
     }
 }
 
-/// Takes in up to a batch of epochs; why that was all, unless there was no more room in the batch.
-fn batch(
-    stores: &Stores,
-    intake: &mut Intake,
+/// What is taken in at once of one machine.
+struct Batch<'a> {
+    stores: &'a Stores,
     machine: MachineId,
+    /// What the database takes for the head.
     known: Option<Digest>,
-) -> (Vec<Taken>, Option<End>) {
-    let mut taken = Vec::new();
-    let generation = match intake.generation() {
-        Ok(generation) => generation,
-        Err(err) => return (taken, Some(ending(Generation(0), Epoch(0), &err))),
-    };
-    // An instance that was killed had taken in more than it could note.
-    if intake.head().map(|head| head.digest) != known
-        && let Err(end) = note(stores, intake, machine, &mut taken)
-    {
-        return (taken, Some(end));
-    }
-    while taken.len() < BATCH {
-        let epoch = intake.head().map_or(Epoch(1), |head| head.epoch.next());
-        match heads::in_cache(stores, machine, generation, epoch) {
-            Ok(Some(_)) => {}
-            Ok(None) => return (taken, Some(End::Nothing)),
-            Err(err) => return (taken, Some(End::Retry(err.to_string()))),
-        }
-        if let Err(err) = intake.admit(generation, epoch) {
-            return (taken, Some(ending(generation, epoch, &err)));
-        }
-        if let Err(end) = note(stores, intake, machine, &mut taken) {
-            return (taken, Some(end));
-        }
-    }
-    (taken, None)
+    /// Whether an interval was missed.
+    overdue: bool,
 }
 
-/// Adds the intake's head to what was taken in.
-fn note(stores: &Stores, intake: &Intake, machine: MachineId, taken: &mut Vec<Taken>) -> Result<(), End> {
-    let Some(head) = intake.head() else { return Ok(()) };
-    let bytes = heads::in_target(stores, machine, head.epoch).map_err(|err| End::Retry(err.to_string()))?;
-    let signed = bytes.and_then(|bytes| SignedManifest::parse(&bytes).ok());
-    let gone =
-        || End::Operator(format!("the manifest of epoch {} cannot be read in target storage", head.epoch));
-    let point = signed.ok_or_else(gone)?.manifest.consistency().is_some();
-    taken.push(Taken { head: head.clone(), point });
-    Ok(())
+impl Batch<'_> {
+    /// Takes in up to [`BATCH`] epochs; why that was all, unless there was no more room in the batch.
+    fn take_in(&self, intake: &mut Intake, mut room: Room) -> (Vec<Taken>, Option<End>) {
+        let mut taken = Vec::new();
+        let end = self.all(intake, &mut room, &mut taken).err();
+        (taken, end)
+    }
+
+    fn all(&self, intake: &mut Intake, room: &mut Room, taken: &mut Vec<Taken>) -> Result<(), End> {
+        let generation = intake.generation().map_err(|err| ending(Generation(0), Epoch(0), &err))?;
+        // An instance that was killed had taken in more than it could note.
+        if intake.head().map(|head| head.digest) != self.known {
+            self.note(intake, taken)?;
+        }
+        while taken.len() < BATCH {
+            let epoch = intake.head().map_or(Epoch(1), |head| head.epoch.next());
+            let Some(bytes) =
+                heads::in_cache(self.stores, self.machine, generation, epoch).map_err(|err| later(&err))?
+            else {
+                return Err(self.without(generation, epoch));
+            };
+            // What is no manifest takes no room: it is refused.
+            if let Ok(signed) = SignedManifest::parse(&bytes) {
+                room.take(room::size(&signed)).map_err(End::Full)?;
+            }
+            intake.admit(generation, epoch).map_err(|err| ending(generation, epoch, &err))?;
+            self.note(intake, taken)?;
+        }
+        Ok(())
+    }
+
+    /// What it means that an epoch is not there.
+    fn without(&self, generation: Generation, missing: Epoch) -> End {
+        match gap::after(self.stores, self.machine, generation, missing, self.overdue) {
+            Ok(None) => End::Nothing,
+            Ok(Some(later)) => End::Gap { generation, missing, later },
+            Err(err) => later(&err),
+        }
+    }
+
+    /// Adds the intake's head to what was taken in.
+    fn note(&self, intake: &Intake, taken: &mut Vec<Taken>) -> Result<(), End> {
+        let Some(head) = intake.head() else { return Ok(()) };
+        let bytes = heads::in_target(self.stores, self.machine, head.epoch).map_err(|err| later(&err))?;
+        let signed = bytes.and_then(|bytes| SignedManifest::parse(&bytes).ok()).ok_or_else(|| {
+            End::Operator(format!("the manifest of epoch {} cannot be read in target storage", head.epoch))
+        })?;
+        let point = signed.manifest.consistency().is_some();
+        taken.push(Taken { head: head.clone(), point, bytes: room::size(&signed) });
+        Ok(())
+    }
+}
+
+fn later(err: &StorageError) -> End {
+    End::Retry(err.to_string())
 }
 
 fn ending(generation: Generation, epoch: Epoch, err: &IntakeError) -> End {

@@ -6,11 +6,16 @@
 use jiff::Timestamp;
 use mobility_format::{Epoch, MachineId};
 
-use super::Next;
+use super::{Next, room};
 use crate::{
     ladder::Ladder,
     prune_but,
-    service::{claims::Lease, database::EventKind, refusal::Refusal, state::Service},
+    service::{
+        claims::Lease,
+        database::{EventKind, Job},
+        refusal::Refusal,
+        state::Service,
+    },
 };
 
 /// Does the work of [`super::Job::Prune`] for one machine.
@@ -35,6 +40,10 @@ async fn thin(service: &Service, machine: MachineId, lease: &Lease) -> Result<()
                 .map_err(|err| Refusal::failing(&err))
         })
         .await?;
+    room::measure(service, machine, lease).await?;
+    // What waited for room.
+    service.database.want(Job::Intake, machine, Timestamp::now()).await?;
+    service.work.notify_one();
     if !report.removed.is_empty() {
         let message =
             format!("{} points went by the policy, {} stay", report.removed.len(), report.kept.len());
