@@ -3,7 +3,7 @@
 //! alone, that says that it has what it has not; clocks that are wrong by a day.
 //!
 //! After each fault replication goes on by itself, and in the end every crash-consistent point that was made
-//! meanwhile shows one instant of the disk, and the last one is the disk. The disk is a file that is scanned.
+//! meanwhile shows one instant of the disk, and the last one is the disk. The disk is a file that is scanned, or one that the kernel tracks.
 //! Deliberately not here: a service or an agent that is killed (`service`, `root/service.rs`), and stores that fail
 //! behind the service (`stores`).
 
@@ -58,7 +58,17 @@ fn faults() -> [(&'static str, Trouble, Mischief, u64); 11] {
 
 #[test]
 fn whatever_goes_wrong_on_the_way_is_over_when_it_is_over() {
-    let rig = Rig::new(SEED);
+    goes_on_after_each_fault(&Rig::new(SEED));
+}
+
+/// Where no second scan proves a point: what the tracker marks while nothing can be sent is all that there is.
+#[test]
+fn root_a_tracked_disk_comes_through_the_same() {
+    let Some(rig) = Rig::tracked(SEED + 3) else { return };
+    goes_on_after_each_fault(&rig);
+}
+
+fn goes_on_after_each_fault(rig: &Rig) {
     let mut agent = rig.setup.start();
     let generation = agent.wait_for("protection", protected)["generation"].clone();
     let writer = rig.write();

@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use std::{
 use mobility_tests::{
     agent_process::{Agent, SOON, Setup},
     load::Worker,
-    scratch::{MIB, Scratch, eventually},
+    scratch::{LoopDevice, MIB, Scratch, eventually, root_with},
     service_process::ServiceProcess,
 };
 use serde_json::Value;
@@ -32,27 +32,46 @@ pub(crate) struct Rig {
     pub(crate) front: Front,
     pub(crate) line: Line,
     pub(crate) service: ServiceProcess,
+    /// What is written to.
+    disk: PathBuf,
+    /// What holds it.
     image: PathBuf,
+    _loop: Option<LoopDevice>,
     scratch: Scratch,
 }
 
 impl Rig {
+    /// With a disk that is a file, which is scanned.
     pub(crate) fn new(seed: u64) -> Rig {
         let scratch = Scratch::new();
         let image = image(&scratch);
+        Rig::with(seed, scratch, None, image.clone(), image)
+    }
+
+    /// With a disk that the kernel tracks, where that can be had.
+    pub(crate) fn tracked(seed: u64) -> Option<Rig> {
+        root_with(&[])?;
+        let scratch = Scratch::new();
+        let device = LoopDevice::new(scratch.path("disk.img"), SIZE);
+        let (disk, image) = (device.device.clone(), device.file.clone());
+        Some(Rig::with(seed, scratch, Some(device), disk, image))
+    }
+
+    fn with(seed: u64, scratch: Scratch, device: Option<LoopDevice>, disk: PathBuf, image: PathBuf) -> Rig {
         let mut service = ServiceProcess::new(scratch.path("service"));
         service.admin(&["policy", "set", "default", "--interval", "1"]);
         let front = Front::new(seed, service.data(), &service.own_address());
         let line = Line::new(seed, front.address());
         service.stand_behind(&format!("https://{}", line.address));
-        let setup = Setup::enrolled(&scratch, &[&image], &service).flags(&["--capture", "scan"]);
+        let capture = if device.is_some() { "ebpf" } else { "scan" };
+        let setup = Setup::enrolled(&scratch, &[&disk], &service).flags(&["--capture", capture]);
         front.be(service.data(), setup.state.as_ref().unwrap());
-        Rig { setup, front, line, service, image, scratch }
+        Rig { setup, front, line, service, disk, image, _loop: device, scratch }
     }
 
     /// Writes rounds until it is stopped.
     pub(crate) fn write(&self) -> Worker {
-        write(&self.image)
+        write(&self.disk)
     }
 
     /// Waits until an epoch is in target storage.
@@ -79,7 +98,9 @@ pub(crate) fn image(scratch: &Scratch) -> PathBuf {
 }
 
 pub(crate) fn write(image: &Path) -> Worker {
-    let image = OpenOptions::new().write(true).open(image).unwrap();
+    // On a disk a write that is not there yet has no place in the order.
+    let flags = rustix::fs::OFlags::DSYNC.bits() as i32;
+    let image = OpenOptions::new().write(true).custom_flags(flags).open(image).unwrap();
     Worker::start(PAUSE, move |round| {
         // Content of its own in each place and round, so that much of it goes over the line.
         let fill = |place: u64| (0..512).map(move |word: u64| (round + 1) * 0x9E37_79B9 + place * 512 + word);

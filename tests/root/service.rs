@@ -7,6 +7,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -165,4 +166,44 @@ fn root_a_segment_that_was_damaged_on_its_way_is_sent_again() {
     rig.demand_equal();
     let events = rig.service.admin(&["event", "list"]).to_string();
     assert!(events.contains("resync") || events.contains("refused"), "{events}");
+}
+
+#[test]
+fn root_scripts_that_the_policy_does_not_allow_do_not_run() {
+    let Some(mut rig) = Rig::new() else { return };
+    let (scripts, ran) = (rig.scratch.path("scripts"), rig.scratch.path("it-ran"));
+    fs::create_dir(&scripts).unwrap();
+    let script = scripts.join("10-notes");
+    fs::write(&script, format!("#!/bin/sh\necho $1 >>{}\n", ran.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let set = |allowed: &str| {
+        rig.service.admin(&["policy", "set", "default", "--scripts", allowed])["version"].clone()
+    };
+    set("false");
+    rig.setup = rig.setup.clone().flags(&["--scripts", scripts.to_str().unwrap()]);
+    let mut agent = rig.setup.start();
+    agent.wait_for("protection", protected);
+    let ask = ["--app-consistent", "--timeout", "60s"];
+    let (code, said) = rig.setup.ask_for_point(&ask);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("policy does not let scripts run"), "{said}");
+    let machines = rig.service.admin(&["machine", "list"]);
+    let machine = machines["machines"][0]["id"].as_str().unwrap().to_owned();
+    rig.service.admin(&["machine", "point", &machine, "--app-consistent"]);
+    eventually("the command to fail", SOON, || {
+        let events = rig.service.admin(&["event", "list", "--machine", &machine]).to_string();
+        events.contains("policy does not let scripts run").then_some(())
+    });
+    let (code, said) = rig.setup.ask_for_point(&["--timeout", "60s"]);
+    assert_eq!(code, Some(0), "any other point can be had: {said}");
+    assert!(!ran.exists(), "it ran: {}", fs::read_to_string(&ran).unwrap());
+
+    set("true");
+    // The change comes with a heartbeat, so this is asked for again until it is there.
+    eventually("the script to run", SOON, || {
+        let _ = rig.setup.ask_for_point(&ask);
+        ran.exists().then_some(())
+    });
+    assert_eq!(fs::read_to_string(&ran).unwrap(), "pre\npost\n");
+    agent.terminate();
 }
