@@ -207,3 +207,27 @@ fn root_scripts_that_the_policy_does_not_allow_do_not_run() {
     assert_eq!(fs::read_to_string(&ran).unwrap(), "pre\npost\n");
     agent.terminate();
 }
+
+#[test]
+fn root_a_machine_that_rests_tracks_what_it_will_send() {
+    let Some(rig) = Rig::new() else { return };
+    let mut agent = rig.setup.start();
+    let generation = agent.wait_for("protection", protected)["generation"].clone();
+    let machines = rig.service.admin(&["machine", "list"]);
+    let machine = machines["machines"][0]["id"].as_str().unwrap().to_owned();
+    rig.service.admin(&["machine", "pause", &machine]);
+    let paused = agent.wait_for("rest", |status| status["phase"] == "paused");
+    let writer = rig.write(SEED + 4);
+    // A restart does not end it.
+    agent.kill();
+    let mut agent = rig.setup.start();
+    agent.wait_for("rest again", |status| status["phase"] == "paused");
+    thread::sleep(Duration::from_secs(3));
+    let status = agent.status().unwrap();
+    assert_eq!(status["epoch"], paused["epoch"], "a point was made: {status}");
+    rig.service.admin(&["machine", "resume", &machine]);
+    rig.settle(&mut agent, writer);
+    assert_eq!(agent.status().unwrap()["generation"], generation, "a resync");
+    agent.terminate();
+    rig.demand_equal();
+}

@@ -79,6 +79,33 @@ fn a_changed_policy_reaches_the_machine_with_its_next_heartbeat() {
 }
 
 #[test]
+fn one_machine_rests_while_others_of_its_policy_go_on() {
+    let rig = Rig::new();
+    let (mut agent, mut other) = (Agent::enrol(&rig, 1), Agent::enrol(&rig, 2));
+    for agent in [&mut agent, &mut other] {
+        assert!(!agent.try_session().unwrap().policy.paused);
+        assert!(agent.try_heartbeat().unwrap().policy.is_none());
+    }
+    let machine = agent.machine.to_string();
+    let tell = |word: &str| rig.admin(&["machine", word, &machine]);
+    assert_eq!(tell("pause")["paused"], true);
+    assert_eq!(tell("pause")["paused"], true, "twice is once");
+    assert!(wait_for("the pause", || agent.try_heartbeat().unwrap().policy).paused);
+    agent.paused = true;
+    assert!(agent.try_heartbeat().unwrap().policy.is_none());
+    assert!(other.try_heartbeat().unwrap().policy.is_none());
+    assert!(agent.restart().policy.paused, "it is so for every run of the agent");
+    let shown = rig.admin(&["machine", "show", &machine]);
+    assert_eq!(shown["paused"], true);
+    tell("resume");
+    assert!(!wait_for("its end", || agent.try_heartbeat().unwrap().policy).paused);
+    let events = rig.admin(&["event", "list", "--machine", &machine]);
+    let kinds: Vec<_> = events["events"].as_array().unwrap().iter().map(|event| &event["kind"]).collect();
+    assert_eq!(kinds, ["resumed", "paused", "enrolled"], "newest first");
+    assert!(rig.try_admin(&["machine", "pause", "no such machine"]).is_err());
+}
+
+#[test]
 fn commands_wake_the_machine_that_waits_for_them() {
     let rig = Rig::new();
     let mut agent = Agent::enrol(&rig, 1);

@@ -109,6 +109,7 @@ pub(crate) struct Agent {
     pub(crate) hardware: String,
     pub(crate) turn: u64,
     pub(crate) policy: u64,
+    pub(crate) paused: bool,
     pub(crate) generation: Generation,
     pub(crate) head: Option<Head>,
     pub(crate) disks: Vec<Disk>,
@@ -156,6 +157,7 @@ impl Agent {
             hardware: "hardware".to_owned(),
             turn: 0,
             policy: 0,
+            paused: false,
             generation: Generation(0),
             head: None,
             disks: Vec::new(),
@@ -201,6 +203,7 @@ impl Agent {
             session: self.session,
             turn: self.turn,
             policy: self.policy,
+            paused: self.paused,
             head: head.map(|h| Claim { generation: h.generation, epoch: h.epoch, digest: h.digest }),
             health: health(),
         };

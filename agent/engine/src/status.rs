@@ -81,7 +81,7 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> Status {
         Status {
-            phase: phase_name(&self.phase),
+            phase: self.phase_name(),
             generation: self.generation,
             epoch: self.epoch,
             last_point: self.last_point,
@@ -130,21 +130,24 @@ impl Engine {
     }
 }
 
-fn phase_name(phase: &Phase) -> &'static str {
-    match phase {
-        Phase::Generation | Phase::RetryGeneration(_) => "starting",
-        Phase::Idle => "idle",
-        Phase::Collect(_) => "collecting",
-        Phase::Compare(_) => "comparing",
-        Phase::Copy(_) => "copying",
-        Phase::Sync
-        | Phase::Quiesce
-        | Phase::Cut
-        | Phase::CutPacking
-        | Phase::Pause(_)
-        | Phase::Confirm(_) => "cutting",
-        Phase::Flush => "uploading",
-        Phase::Commit | Phase::RetryCommit(_) => "committing",
-        Phase::Stopped => "stopped",
+impl Engine {
+    fn phase_name(&self) -> &'static str {
+        match &self.phase {
+            Phase::Idle if self.rests() => "paused",
+            Phase::Generation | Phase::RetryGeneration(_) => "starting",
+            Phase::Idle => "idle",
+            Phase::Collect(_) => "collecting",
+            Phase::Compare(_) => "comparing",
+            Phase::Copy(_) => "copying",
+            Phase::Sync
+            | Phase::Quiesce
+            | Phase::Cut
+            | Phase::CutPacking
+            | Phase::Pause(_)
+            | Phase::Confirm(_) => "cutting",
+            Phase::Flush => "uploading",
+            Phase::Commit | Phase::RetryCommit(_) => "committing",
+            Phase::Stopped => "stopped",
+        }
     }
 }

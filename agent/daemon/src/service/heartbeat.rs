@@ -67,8 +67,9 @@ fn beat(connection: &Connection) -> Result<Option<HeartbeatAnswer>, ServiceFault
     let mut health = report.health;
     health.clock = clock::wall();
     health.certificate_expires = lock(&connection.keys).enrolment.as_ref().map(|enrolment| enrolment.expires);
-    let policy = lock(&connection.policy).as_ref().map_or(0, |policy| policy.version);
-    let message = Heartbeat { session: connection.session, turn, policy, head: report.head, health };
+    let heard = lock(&connection.policy).as_ref().map(|policy| (policy.version, policy.paused));
+    let (policy, paused) = heard.unwrap_or_default();
+    let message = Heartbeat { session: connection.session, turn, policy, paused, head: report.head, health };
     let answer: HeartbeatAnswer = connection.call(&Ask::post("heartbeat", &message)?)?;
     *current = Some(answer.turn);
     Ok(Some(answer))

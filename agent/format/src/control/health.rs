@@ -19,6 +19,9 @@ pub struct Heartbeat {
     pub turn: u64,
     /// The version of the policy that is followed.
     pub policy: u64,
+    /// Whether replication rests by what was heard: one machine may be paused that shares its policy with others.
+    #[serde(default)]
+    pub paused: bool,
     /// The newest commit.
     pub head: Option<Claim>,
     /// How the machine is.

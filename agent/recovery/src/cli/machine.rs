@@ -31,6 +31,10 @@ pub(super) enum Command {
     Renew(One),
     /// Have a machine send the newest lines of its log
     Logs(One),
+    /// Let a machine's replication rest. Its writes are tracked meanwhile, and its points stay
+    Pause(One),
+    /// Let a machine's replication go on
+    Resume(One),
     /// Give a machine another policy
     Policy(Assign),
 }
@@ -91,6 +95,8 @@ pub(super) fn run(command: &Command) -> Result<Outcome> {
         Command::Point(point) => {
             tell(&point.one, &json!({ "order": "point", "application": point.app_consistent }))?;
         }
+        Command::Pause(one) => pause(one, true)?,
+        Command::Resume(one) => pause(one, false)?,
         Command::Renew(one) => tell(one, &json!({ "order": "renew" }))?,
         Command::Logs(one) => tell(one, &json!({ "order": "logs" }))?,
         Command::Policy(assign) => {
@@ -101,6 +107,14 @@ pub(super) fn run(command: &Command) -> Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
+}
+
+fn pause(one: &One, paused: bool) -> Result<()> {
+    let (service, id) = one.find()?;
+    let message = json!({ "paused": paused });
+    let answer = service.ask(Method::POST, &["machines", &id, "paused"], Some(&message))?;
+    let what = if paused { "rest" } else { "go on" };
+    one.place.say(&answer, &format!("machine {id} will {what} with its next heartbeat"))
 }
 
 fn tell(one: &One, order: &Value) -> Result<()> {
@@ -156,6 +170,7 @@ fn list(place: &Place) -> Result<()> {
             (false, _) => "revoked",
             _ if machine["over_quota"] == true => "OVER QUOTA",
             (_, true) => "OVERDUE",
+            _ if machine["paused"] == true => "paused",
             _ if machine["point"].is_null() => "no point yet",
             _ => "protected",
         };

@@ -37,6 +37,9 @@ pub(crate) struct MachineFacts {
     pub(crate) policy: String,
     pub(crate) enrolled: Timestamp,
     pub(crate) revoked: Option<Timestamp>,
+    /// Whether it rests, whatever its policy says.
+    #[serde(default)]
+    pub(crate) paused: bool,
     /// Epochs of points that are not to be pruned.
     pub(crate) pins: Vec<u64>,
 }
@@ -156,6 +159,7 @@ async fn store(service: &Service, machine: MachineId) -> Answer<()> {
         policy: known.policy,
         enrolled: known.enrolled,
         revoked: known.revoked,
+        paused: known.paused,
         pins: service.database.pins(machine).await?,
     };
     service
@@ -186,6 +190,7 @@ mod tests {
             policy: "default".to_owned(),
             enrolled: Timestamp::UNIX_EPOCH,
             revoked: None,
+            paused: false,
             pins: pins.to_vec(),
         }
     }

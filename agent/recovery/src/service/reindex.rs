@@ -159,6 +159,7 @@ fn without_facts(record: &MachineRecord) -> MachineFacts {
         policy: admin::first_policy().name,
         enrolled: Timestamp::now(),
         revoked: None,
+        paused: false,
         pins: Vec::new(),
     }
 }

@@ -93,6 +93,33 @@ pub(super) async fn assign(
     Ok(Json(json!({ "machine": id, "policy": assigned.policy })))
 }
 
+/// Whether to rest.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rest {
+    paused: bool,
+}
+
+/// A machine that rests goes on resting when it or its agent is started again, so this is no command.
+pub(super) async fn pause(
+    State(service): State<Arc<Service>>,
+    _: Administrator,
+    InPath(id): InPath<MachineId>,
+    Read(Rest { paused }): Read<Rest>,
+) -> Answer<Json<Value>> {
+    service.database.machine(id).await?.ok_or_else(|| Refusal::not_found("machine"))?;
+    if service.database.pause(id, paused).await? {
+        service.forget_standing(id);
+        facts::store_now(&service, id).await;
+        let (kind, message) = match paused {
+            true => (EventKind::Paused, "replication rests until it is resumed; tracking goes on"),
+            false => (EventKind::Resumed, "replication goes on"),
+        };
+        service.event(kind, Some(id), message.to_owned()).await;
+    }
+    Ok(Json(json!({ "machine": id, "paused": paused })))
+}
+
 /// What a machine is to do.
 #[derive(Deserialize)]
 #[serde(tag = "order", rename_all = "kebab-case", deny_unknown_fields)]

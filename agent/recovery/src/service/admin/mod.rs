@@ -36,7 +36,7 @@ const EVENTS: u32 = 100;
 const MOST_EVENTS: u32 = 10_000;
 
 /// What administrators ask.
-pub(super) const ROUTES: [Route; 18] = [
+pub(super) const ROUTES: [Route; 19] = [
     (GET, "/v1/admin/tokens", |by| on(by, tokens::list)),
     (POST, "/v1/admin/tokens", |by| on(by, tokens::create)),
     (DELETE, "/v1/admin/tokens/{id}", |by| on(by, tokens::revoke)),
@@ -44,6 +44,7 @@ pub(super) const ROUTES: [Route; 18] = [
     (GET, "/v1/admin/machines/{id}", |by| on(by, machines::show)),
     (POST, "/v1/admin/machines/{id}/revoke", |by| on(by, machines::revoke)),
     (POST, "/v1/admin/machines/{id}/policy", |by| on(by, machines::assign)),
+    (POST, "/v1/admin/machines/{id}/paused", |by| on(by, machines::pause)),
     (POST, "/v1/admin/machines/{id}/commands", |by| on(by, machines::order)),
     (GET, "/v1/admin/machines/{id}/points", |by| on(by, points::list)),
     (GET, "/v1/admin/machines/{id}/pins", |by| on(by, points::pins)),

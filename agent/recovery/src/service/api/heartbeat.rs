@@ -41,9 +41,10 @@ pub(super) async fn take(
         return Err(Refusal::fenced());
     };
     Counters::add(&service.counters.heartbeats, 1);
-    let policy = match caller.standing.policy_version == beat.policy {
+    let standing = &caller.standing;
+    let policy = match (beat.policy, beat.paused) == (standing.policy_version, standing.paused) {
         true => None,
-        false => Some(policy(&service, &caller.standing.policy).await?),
+        false => Some(policy(&service, standing).await?),
     };
     said(HeartbeatAnswer {
         turn: heard.turn,

@@ -13,7 +13,7 @@ use mobility_format::{
 
 use super::{Said, caller::Caller, said};
 use crate::service::{
-    database::{Begun, EventKind, Newcomer, State as MachineState},
+    database::{Begun, EventKind, Newcomer, Standing, State as MachineState},
     heads,
     refusal::{Answer, Refusal},
     state::Service,
@@ -52,7 +52,7 @@ pub(super) async fn begin(
     };
     let (state, head) = head(&service, machine, caller.standing.signing_key).await?;
     said(SessionStarted {
-        policy: policy(&service, &caller.standing.policy).await?,
+        policy: policy(&service, &caller.standing).await?,
         generation: state.generation,
         head,
         turn,
@@ -86,7 +86,10 @@ pub(super) async fn head(
     Err(Refusal::not_yet("what was committed is being taken in", 1))
 }
 
-/// The policy of that name.
-pub(super) async fn policy(service: &Service, name: &str) -> Answer<Policy> {
-    service.database.policy(name).await?.ok_or_else(|| Refusal::failing(&format!("policy '{name}' is gone")))
+/// What a machine has to follow: its policy, and rest where it alone shall.
+pub(super) async fn policy(service: &Service, standing: &Standing) -> Answer<Policy> {
+    let name = &standing.policy;
+    let policy = service.database.policy(name).await?;
+    let policy = policy.ok_or_else(|| Refusal::failing(&format!("policy '{name}' is gone")))?;
+    Ok(Policy { paused: policy.paused || standing.paused, ..policy })
 }

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     CommandDone,
     CommandFailed,
     PolicyChanged,
+    Paused,
+    Resumed,
     PointsRemoved,
 }
 
@@ -55,6 +57,8 @@ impl Kind {
             Kind::CommandDone => "command-done",
             Kind::CommandFailed => "command-failed",
             Kind::PolicyChanged => "policy-changed",
+            Kind::Paused => "paused",
+            Kind::Resumed => "resumed",
             Kind::PointsRemoved => "points-removed",
         }
     }

@@ -126,8 +126,8 @@ impl Database {
         let (head, number) = (found.head.as_ref(), stored(found.number));
         let mut statements = vec![
             query(
-                "INSERT INTO machines (id, name, signing_key, policy, inventory, enrolled, revoked)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+                "INSERT INTO machines (id, name, signing_key, policy, inventory, enrolled, revoked, paused)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
             )
             .bind(machine.clone())
             .bind(facts.name.clone())
@@ -135,7 +135,8 @@ impl Database {
             .bind(facts.policy.clone())
             .bind(json(&inventory)?)
             .bind(millis(facts.enrolled))
-            .bind(facts.revoked.map(millis)),
+            .bind(facts.revoked.map(millis))
+            .bind(i64::from(facts.paused)),
             query(
                 "INSERT INTO states (machine, generation, slots, head, taken_in, point_epoch, point_at, facts,
                     facts_stored) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",

@@ -33,6 +33,8 @@ pub(crate) struct Standing {
     /// The newest version of that.
     pub(crate) policy_version: u64,
     pub(crate) signing_key: PublicKey,
+    /// Whether it rests, by its policy or on its own.
+    pub(crate) paused: bool,
 }
 
 /// All that is known of a machine.
@@ -43,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) policy: String,
     pub(crate) enrolled: Timestamp,
     pub(crate) revoked: Option<Timestamp>,
+    /// Whether it rests, whatever its policy says.
+    pub(crate) paused: bool,
     /// When it was last heard.
     pub(crate) heard: Option<Timestamp>,
     /// The newest generation that was handed out.
@@ -69,7 +73,7 @@ pub(crate) struct Machine {
 macro_rules! machines_where {
     ($which:literal) => {
         concat!(
-            "SELECT m.id, m.name, m.policy, m.inventory, m.enrolled, m.revoked, s.heard, s.generation, s.taken_in,
+            "SELECT m.id, m.name, m.policy, m.inventory, m.enrolled, m.revoked, m.paused, s.heard, s.generation, s.taken_in,
                 s.point_epoch, s.point_at, s.overdue, s.stored, s.over_quota, s.health, s.head, p.interval_ms
              FROM machines m JOIN states s ON s.machine = m.id JOIN policies p ON p.name = m.policy WHERE ",
             $which
@@ -149,7 +153,8 @@ impl Database {
     /// What a machine may do.
     pub(crate) async fn standing(&self, machine: MachineId) -> Result<Option<Standing>> {
         let statement = query(
-            "SELECT m.revoked, m.policy, m.signing_key, p.version FROM machines m JOIN policies p ON p.name = m.policy
+            "SELECT m.revoked, m.policy, m.signing_key, m.paused, p.version, p.paused AS policy_paused
+             FROM machines m JOIN policies p ON p.name = m.policy
              WHERE m.id = $1",
         );
         let Some(row) = self.one(statement.bind(machine.to_string())).await? else { return Ok(None) };
@@ -158,6 +163,7 @@ impl Database {
             policy: row.text("policy")?,
             policy_version: row.count("version")?,
             signing_key: row.parsed("signing_key")?,
+            paused: row.number("paused")? != 0 || row.number("policy_paused")? != 0,
         }))
     }
 
@@ -165,6 +171,13 @@ impl Database {
     pub(crate) async fn revoke_machine(&self, machine: MachineId, now: Timestamp) -> Result<bool> {
         let statement = query("UPDATE machines SET revoked = $1 WHERE id = $2 AND revoked IS NULL");
         self.change_facts(machine, statement.bind(millis(now)).bind(machine.to_string())).await
+    }
+
+    /// Lets a machine rest, or go on. Whether it did otherwise before.
+    pub(crate) async fn pause(&self, machine: MachineId, paused: bool) -> Result<bool> {
+        let statement = query("UPDATE machines SET paused = $1 WHERE id = $2 AND paused = $3");
+        let statement = statement.bind(i64::from(paused)).bind(machine.to_string()).bind(i64::from(!paused));
+        self.change_facts(machine, statement).await
     }
 
     /// Gives a machine another policy. Whether there are both.
@@ -218,6 +231,7 @@ fn machine(row: &sqlx::any::AnyRow) -> Result<Machine> {
         policy: row.text("policy")?,
         enrolled: time(row.number("enrolled")?),
         revoked: row.time_if("revoked")?,
+        paused: row.number("paused")? != 0,
         heard: (heard != 0).then(|| time(heard)),
         generation: row.count("generation")?,
         taken_in: row.count("taken_in")?,

@@ -103,10 +103,12 @@ const SECOND: &[&str] = &[
     "ALTER TABLE work DROP COLUMN claimed_until",
 ];
 
-/// How much of target storage each machine's points take, NULL where nobody has looked yet, and whether that is all they may.
+/// How much of target storage each machine's points take, NULL where nobody has looked yet, and whether that is all they may;
+/// whether a machine rests though its policy says nothing of it.
 const THIRD: &[&str] = &[
     "ALTER TABLE states ADD COLUMN stored BIGINT",
     "ALTER TABLE states ADD COLUMN over_quota BIGINT NOT NULL DEFAULT 0",
+    "ALTER TABLE machines ADD COLUMN paused BIGINT NOT NULL DEFAULT 0",
 ];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.

@@ -167,7 +167,7 @@ impl Database {
     pub(crate) async fn note_overdue(&self, slack_ms: i64, now: Timestamp) -> Result<Vec<Overdue>> {
         const LATE: &str = "SELECT m.id, m.name, s.point_at, p.interval_ms FROM states s
              JOIN machines m ON m.id = s.machine JOIN policies p ON p.name = m.policy
-             WHERE s.overdue = 0 AND m.revoked IS NULL AND p.paused = 0
+             WHERE s.overdue = 0 AND m.revoked IS NULL AND m.paused = 0 AND p.paused = 0
              AND s.point_at + 2 * p.interval_ms + $1 < $2 LIMIT 1000";
         const MET: &str = "SELECT m.id, m.name, s.point_at, p.interval_ms FROM states s
              JOIN machines m ON m.id = s.machine JOIN policies p ON p.name = m.policy
