@@ -4,7 +4,10 @@
 
 use std::{
     fmt::Write,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use axum::{
@@ -67,17 +70,22 @@ pub(super) async fn show(State(service): State<Arc<Service>>, _: Administrator) 
 
 fn render(service: &Service, machines: &[Machine], now: Timestamp) -> String {
     let counters = &service.counters;
+    let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let totals = [
-        ("heartbeats_total", "Heartbeats taken by this instance", &counters.heartbeats),
-        ("grants_total", "Grants given by this instance", &counters.grants),
-        ("uploads_total", "Objects put into this instance's cache storage", &counters.uploads),
-        ("uploaded_bytes_total", "Bytes of these", &counters.uploaded_bytes),
-        ("epochs_taken_in_total", "Epochs taken in by this instance", &counters.taken_in),
-        ("epochs_refused_total", "Epochs refused by this instance", &counters.refused),
+        ("heartbeats_total", "Heartbeats taken by this instance", total(&counters.heartbeats)),
+        ("grants_total", "Grants given by this instance", total(&counters.grants)),
+        ("uploads_total", "Objects put into this instance's cache storage", total(&counters.uploads)),
+        ("uploaded_bytes_total", "Bytes of these", total(&counters.uploaded_bytes)),
+        ("epochs_taken_in_total", "Epochs taken in by this instance", total(&counters.taken_in)),
+        ("epochs_refused_total", "Epochs refused by this instance", total(&counters.refused)),
+        (
+            "transactions_total",
+            "Transactions of this instance that write to the database",
+            service.database.transactions(),
+        ),
     ];
     let mut text = String::new();
-    for (name, help, counter) in totals {
-        let value = counter.load(Ordering::Relaxed);
+    for (name, help, value) in totals {
         write!(text, "# HELP recovery_service_{name} {help}\n# TYPE recovery_service_{name} counter\nrecovery_service_{name} {value}\n").ok();
     }
     let count = machines.len();

@@ -27,10 +27,7 @@ pub(super) async fn take(
     Said(beat): Said<Heartbeat>,
 ) -> Answer<Json<HeartbeatAnswer>> {
     let (machine, now) = (caller.machine, Timestamp::now());
-    let mut heard = service.database.heartbeat(machine, beat.session, beat.turn, &beat.health, now).await?;
-    if heard.is_none() {
-        heard = service.database.adopt_session(machine, beat.session, beat.turn, now).await?;
-    }
+    let heard = service.database.heartbeat(machine, beat.session, beat.turn, &beat.health, now).await?;
     let Some(heard) = heard else {
         let of_current =
             service.database.state(machine).await?.is_some_and(|s| s.session == Some(beat.session));

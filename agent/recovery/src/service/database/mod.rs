@@ -8,6 +8,7 @@
 mod commands;
 mod events;
 mod facts;
+mod group;
 mod machines;
 mod policies;
 mod schema;
@@ -16,7 +17,13 @@ mod states;
 mod tokens;
 mod work;
 
-use std::{sync::Once, time::Duration};
+use std::{
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use mobility_format::ByteCount;
@@ -37,6 +44,7 @@ pub(crate) use states::{State, Taken};
 pub(crate) use tokens::Token;
 pub(crate) use work::{CLAIM, Claim, Job, Overdue};
 
+use self::group::{Done, Group, Waiting as InGroup};
 use super::config;
 
 /// Connections to the database.
@@ -53,6 +61,9 @@ pub(crate) enum DatabaseError {
     /// What is in it makes no sense.
     #[error("the database holds what cannot be: {0}")]
     Content(String),
+    /// What several statements were to do failed for all of them.
+    #[error("the database fails: {0}")]
+    Together(String),
 }
 
 pub(crate) type Result<T> = std::result::Result<T, DatabaseError>;
@@ -66,6 +77,9 @@ pub(crate) struct Database {
     pool: AnyPool,
     /// SQLite takes one writer at a time, and is unfair when there are more.
     one_writer: Option<&'static Semaphore>,
+    group: Group,
+    /// Transactions begun to write something.
+    transactions: Arc<AtomicU64>,
 }
 
 impl Database {
@@ -83,7 +97,9 @@ impl Database {
             }
             config::Database::Server(url) => (pool.connect(url).await?, None),
         };
-        let database = Database { pool, one_writer };
+        let transactions = Arc::<AtomicU64>::default();
+        let group = Group::new(pool.clone(), one_writer, transactions.clone());
+        let database = Database { pool, one_writer, group, transactions };
         database.migrate().await?;
         Ok(database)
     }
@@ -101,6 +117,7 @@ impl Database {
     }
 
     async fn begin(&self) -> Result<sqlx::Transaction<'static, Any>> {
+        self.transactions.fetch_add(1, Ordering::Relaxed);
         Ok(match self.one_writer {
             // So that it does not find out at its first write that it read what is old.
             Some(_) => self.pool.begin_with("BEGIN IMMEDIATE").await?,
@@ -108,17 +125,32 @@ impl Database {
         })
     }
 
+    /// How many transactions were begun to write something.
+    pub(crate) fn transactions(&self) -> u64 {
+        self.transactions.load(Ordering::Relaxed)
+    }
+
     /// How many rows a statement has changed.
     async fn write(&self, statement: Statement) -> Result<u64> {
-        let _writer = self.writer().await;
+        if self.one_writer.is_some() {
+            return Ok(self.with_others(statement, false).await?.changed);
+        }
+        self.transactions.fetch_add(1, Ordering::Relaxed);
         Ok(statement.execute(&self.pool).await?.rows_affected())
     }
 
     /// What a statement that changes one row at most returns of it.
     async fn change(&self, statement: Statement) -> Result<Option<AnyRow>> {
-        let _writer = self.writer().await;
-        // All rows are fetched, since SQLite commits when a statement has ended.
+        if self.one_writer.is_some() {
+            return Ok(self.with_others(statement, true).await?.rows.pop());
+        }
+        self.transactions.fetch_add(1, Ordering::Relaxed);
         Ok(statement.fetch_all(&self.pool).await?.pop())
+    }
+
+    async fn with_others(&self, statement: Statement, returns: bool) -> Result<Done> {
+        let statements = vec![statement];
+        self.group.run(InGroup { order: String::new(), statements, returns, patient: false }).await
     }
 
     async fn one(&self, statement: Statement) -> Result<Option<AnyRow>> {

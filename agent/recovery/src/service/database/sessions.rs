@@ -13,7 +13,7 @@ use mobility_format::{
 };
 use sqlx::{any::AnyRow, query};
 
-use super::{Columns, Database, DatabaseError, Result, json, millis, stored};
+use super::{Columns, Database, DatabaseError, InGroup, Result, Statement, json, millis, stored};
 
 /// How long the current session has to be silent, in milliseconds, until another boot or other hardware may go on.
 const SILENCE_MS: i64 = 60_000;
@@ -183,7 +183,8 @@ impl Database {
         self.write(statement).await.map(|_| ())
     }
 
-    /// Takes a heartbeat. Nothing where the session is not the current one, or the turn is that of a copy.
+    /// Takes a heartbeat, in one transaction with others'. Nothing where the session is not the current one, or the turn is that of
+    /// a copy.
     pub(crate) async fn heartbeat(
         &self,
         machine: MachineId,
@@ -192,44 +193,16 @@ impl Database {
         health: &MachineHealth,
         now: Timestamp,
     ) -> Result<Option<Heard>> {
-        let turn = stored(turn);
-        let statement = query(
-            "UPDATE states SET heard = $1, health = $2,
-                turn_first = CASE WHEN turn_shown = $3 THEN turn_first ELSE turn_last + 1 END,
-                turn_shown = $4, turn_last = turn_last + 1
-             WHERE machine = $5 AND session = $6 AND (turn_shown = $7 OR (turn_first <= $8 AND turn_last >= $9))
-             RETURNING turn_last, generation, taken_in",
-        );
-        let statement = statement
-            .bind(millis(now))
-            .bind(json(health)?)
-            .bind(turn)
-            .bind(turn)
-            .bind(machine.to_string())
-            .bind(session.to_string())
-            .bind(turn)
-            .bind(turn)
-            .bind(turn);
-        self.change(statement).await?.as_ref().map(Heard::of).transpose()
-    }
-
-    /// Makes the session current that is heard first after the database was rebuilt, at whatever turn it is. Nothing where there
-    /// is one already.
-    pub(crate) async fn adopt_session(
-        &self,
-        machine: MachineId,
-        session: SessionId,
-        turn: u64,
-        now: Timestamp,
-    ) -> Result<Option<Heard>> {
-        let next = stored(turn).saturating_add(1);
-        let statement = query(
-            "UPDATE states SET session = $1, heard = $2, turn_shown = $3, turn_first = $4, turn_last = $5
-             WHERE machine = $6 AND session IS NULL RETURNING turn_last, generation, taken_in",
-        );
-        let statement = statement.bind(session.to_string()).bind(millis(now)).bind(stored(turn));
-        let statement = statement.bind(next).bind(next).bind(machine.to_string());
-        self.change(statement).await?.as_ref().map(Heard::of).transpose()
+        let beat = InGroup {
+            order: machine.to_string(),
+            statements: vec![
+                take_turn(machine, session, turn, health, now)?,
+                adopt(machine, session, turn, now),
+            ],
+            returns: true,
+            patient: true,
+        };
+        self.group.run(beat).await?.rows.first().map(Heard::of).transpose()
     }
 
     /// Numbers for `count` segments' places, of which this is the last. Nothing where session or generation is not current.
@@ -257,6 +230,39 @@ impl Database {
         let statement = query("UPDATE states SET session = NULL, waiting = NULL WHERE machine = $1");
         self.write(statement.bind(machine.to_string())).await.map(|_| ())
     }
+}
+
+/// Takes a turn of the current session.
+fn take_turn(
+    machine: MachineId,
+    session: SessionId,
+    turn: u64,
+    health: &MachineHealth,
+    now: Timestamp,
+) -> Result<Statement> {
+    let turn = stored(turn);
+    let statement = query(
+        "UPDATE states SET heard = $1, health = $2,
+            turn_first = CASE WHEN turn_shown = $3 THEN turn_first ELSE turn_last + 1 END,
+            turn_shown = $4, turn_last = turn_last + 1
+         WHERE machine = $5 AND session = $6 AND (turn_shown = $7 OR (turn_first <= $8 AND turn_last >= $9))
+         RETURNING turn_last, generation, taken_in",
+    );
+    let statement = statement.bind(millis(now)).bind(json(health)?).bind(turn).bind(turn);
+    let statement = statement.bind(machine.to_string()).bind(session.to_string());
+    Ok(statement.bind(turn).bind(turn).bind(turn))
+}
+
+/// Makes the session current that is heard first after the database was rebuilt, at whatever turn it is, unless there is one
+/// already.
+fn adopt(machine: MachineId, session: SessionId, turn: u64, now: Timestamp) -> Statement {
+    let next = stored(turn).saturating_add(1);
+    let statement = query(
+        "UPDATE states SET session = $1, heard = $2, turn_shown = $3, turn_first = $4, turn_last = $5
+         WHERE machine = $6 AND session IS NULL RETURNING turn_last, generation, taken_in",
+    );
+    let statement = statement.bind(session.to_string()).bind(millis(now)).bind(stored(turn));
+    statement.bind(next).bind(next).bind(machine.to_string())
 }
 
 #[cfg(test)]
