@@ -19,8 +19,8 @@ const STORAGE: &str = "storage";
 const PORT: u16 = 8443;
 /// The longest configuration file.
 const MAX_LEN: u64 = 1 << 20;
-/// Connections at once, unless it is said.
-const CONNECTIONS: usize = 20_000;
+/// Connections at once, unless it is said: an agent holds two, and one more after it has uploaded something.
+const CONNECTIONS: usize = 30_000;
 const MOST_CONNECTIONS: usize = 1_000_000;
 /// For how many seconds a commit may be missing while later ones are there, unless it is said: an agent's longest wait between two tries is a
 /// minute unless its operator wants another.
@@ -102,6 +102,8 @@ pub(crate) struct Settings {
     pub(crate) places: Places,
     pub(crate) webhook: Option<String>,
     pub(crate) connections: usize,
+    /// Whether somebody said how many, or it is as it is built in.
+    pub(crate) connections_said: bool,
     /// Machines whose epochs are taken in at once.
     pub(crate) workers: usize,
     /// For how long a commit may be missing while later ones are there.
@@ -152,6 +154,7 @@ impl Settings {
             addresses,
             database,
             webhook: file.webhook.map(|url| webhook(&url)).transpose()?,
+            connections_said: file.limits.connections.is_some(),
             connections: within(
                 "limits.connections",
                 file.limits.connections,

@@ -16,6 +16,7 @@ mod facts;
 mod granting;
 mod heads;
 mod listen;
+mod open_files;
 mod places;
 mod private_file;
 mod processor;

@@ -25,7 +25,7 @@ use super::{
     credential::{Credential, CredentialError},
     database::{Database, DatabaseError},
     granting::Granting,
-    listen,
+    listen, open_files,
     places::Opened,
     private_file,
     processor::{self, Gaps, Intakes},
@@ -87,8 +87,8 @@ pub(super) fn failed<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOn
 pub fn serve(options: &Options) -> Result<(), ServeError> {
     // There is one library for TLS in this program, and it has to be said once.
     rustls::crypto::ring::default_provider().install_default().ok();
-    allow_many_files();
-    let settings = Settings::new(options)?;
+    let mut settings = Settings::new(options)?;
+    settings.connections = open_files::connections(settings.connections, settings.connections_said)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(failed("start threads"))?;
     let (stop, stopped) = watch::channel(false);
@@ -103,14 +103,6 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let served = runtime.block_on(run(settings, stopped));
     runtime.shutdown_timeout(STOP);
     served
-}
-
-/// A connection costs a descriptor each.
-fn allow_many_files() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).ok();
 }
 
 async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
