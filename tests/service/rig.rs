@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mobility_tests::{scratch, service_process::ServiceProcess};
+use mobility_tests::{fleet::Place, scratch, service_process::ServiceProcess};
 use reqwest::{Certificate, Identity, blocking::ClientBuilder, tls::Version};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -21,7 +21,7 @@ use crate::{clerk::Clerk, client::Client};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The address of a PostgreSQL server, without a database, where the tests are to use one instead of SQLite.
-const POSTGRESQL: &str = "MOBILITY_TEST_POSTGRESQL";
+pub(crate) const POSTGRESQL: &str = "MOBILITY_TEST_POSTGRESQL";
 
 /// Makes a database of its own for a test; the line of the configuration that names it.
 fn fresh_database(server: &str) -> String {
@@ -104,6 +104,12 @@ impl Rig {
     /// The administrator's secret.
     pub(crate) fn secret(&self) -> String {
         credential(&self.process)["secret"].as_str().unwrap().to_owned()
+    }
+
+    /// Where it is, for a fleet.
+    pub(crate) fn place(&self) -> Place {
+        let authority = credential(&self.process)["authority"].as_str().unwrap().to_owned();
+        Place { addresses: vec![self.address.clone()], authority }
     }
 
     /// A client that knows the service, and has a certificate where one is given.

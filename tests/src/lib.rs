@@ -3,6 +3,7 @@
 pub mod agent_process;
 pub mod binary;
 pub mod dice;
+pub mod fleet;
 pub mod load;
 pub mod load_ordered;
 pub mod load_postgresql;

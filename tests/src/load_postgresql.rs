@@ -162,6 +162,12 @@ impl Server {
         self.sockets.join(format!(".s.PGSQL.{PORT}"))
     }
 
+    /// The id of its first process, of which all others are children.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     fn client(&self, program: &str) -> Command {
         let mut command = self.programs.command(program);
         command.args(["-p", PORT, "-h"]).arg(&self.sockets);

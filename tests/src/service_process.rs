@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "for tests, which fail by panicking")]
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -31,6 +31,7 @@ pub struct ServiceProcess {
     is_named: bool,
     front: Option<String>,
     variables: Vec<(String, String)>,
+    log: Option<PathBuf>,
 }
 
 impl ServiceProcess {
@@ -82,7 +83,8 @@ impl ServiceProcess {
 
     fn nowhere(host: &str, data: PathBuf) -> ServiceProcess {
         let (host, variables) = (host.to_owned(), Vec::new());
-        ServiceProcess { data, child: None, host, port: 0, is_named: false, front: None, variables }
+        let (child, front, log) = (None, None, None);
+        ServiceProcess { data, child, host, port: 0, is_named: false, front, variables, log }
     }
 
     /// Its data directory.
@@ -131,6 +133,25 @@ impl ServiceProcess {
         self.start();
     }
 
+    /// Starts it anew, with what it logs added to a file.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn log_to(&mut self, path: PathBuf) {
+        self.stop();
+        self.log = Some(path);
+        self.start();
+    }
+
+    /// The id of its process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
     /// Its configuration file.
     #[must_use]
     pub fn config(&self) -> PathBuf {
@@ -165,6 +186,9 @@ impl ServiceProcess {
     /// When it cannot be started.
     pub fn start(&mut self) {
         let mut command = self.serve();
+        if let Some(log) = &self.log {
+            command.stderr(OpenOptions::new().create(true).append(true).open(log).unwrap());
+        }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().expect("the service ended at its start").unwrap();
@@ -233,6 +257,27 @@ impl ServiceProcess {
             true => Ok(serde_json::from_slice(&output.stdout).unwrap()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
+    }
+
+    /// What it counts under this name for who watches it, if it does.
+    ///
+    /// # Panics
+    /// When it cannot be asked.
+    #[must_use]
+    pub fn figure(&self, name: &str) -> Option<u64> {
+        let credential: Value =
+            serde_json::from_slice(&fs::read(self.data.join("administrator.json")).unwrap()).unwrap();
+        let text = |name: &str| credential[name].as_str().unwrap();
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let client = reqwest::blocking::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(text("authority").as_bytes()).unwrap()])
+            .no_proxy()
+            .timeout(END)
+            .build()
+            .unwrap();
+        let figures = client.get(format!("{}/metrics", self.own_address())).bearer_auth(text("secret"));
+        let figures = figures.send().unwrap().error_for_status().unwrap().text().unwrap();
+        figures.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     /// Enrols this machine, with its state in `state`.
