@@ -2,11 +2,12 @@
 //!
 //! A datagram socket stands for the manager. Deliberately not here: the units.
 
-use std::{os::unix::net::UnixDatagram, time::Duration};
+use std::{os::unix::net::UnixDatagram, path::PathBuf, time::Duration};
 
 use mobility_tests::{
     agent_process::{SOON, Setup},
     scratch::{MIB, Scratch, eventually},
+    service_process::ServiceProcess,
 };
 use rustix::process::Signal;
 
@@ -33,14 +34,18 @@ impl Manager {
     }
 }
 
+fn manager(scratch: &Scratch) -> (Manager, PathBuf) {
+    let path = scratch.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    (Manager { socket, heard: Vec::new() }, path)
+}
+
 #[test]
 fn a_service_manager_is_kept_informed() {
     let scratch = Scratch::new();
     let image = image(&scratch, 8 * MIB);
-    let path = scratch.path("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let mut manager = Manager { socket, heard: Vec::new() };
+    let (mut manager, path) = manager(&scratch);
     let setup = Setup::new(&scratch, &[&image])
         .variable("NOTIFY_SOCKET", path.to_str().unwrap())
         .variable("WATCHDOG_USEC", "2000000");
@@ -60,4 +65,24 @@ fn a_service_manager_is_kept_informed() {
     manager.hears("READY=1");
     agent.terminate();
     manager.hears("STOPPING=1");
+}
+
+/// The unit is ordered before all ordinary ones, the network's among them: a boot must not wait for a service that is away.
+#[test]
+fn an_agent_whose_service_is_away_is_ready_all_the_same_and_alive() {
+    let scratch = Scratch::new();
+    let image = image(&scratch, 8 * MIB);
+    let (mut manager, path) = manager(&scratch);
+    let mut service = ServiceProcess::new(scratch.path("service"));
+    service.start();
+    let setup = Setup::enrolled(&scratch, &[&image], &service)
+        .variable("NOTIFY_SOCKET", path.to_str().unwrap())
+        .variable("WATCHDOG_USEC", "2000000");
+    service.stop();
+    let mut agent = setup.start();
+    manager.hears("READY=1");
+    manager.hears("STATUS=waiting for the recovery service: ");
+    (0..3).for_each(|_| drop(manager.hears("WATCHDOG=1")));
+    service.start();
+    agent.wait_until_protected();
 }

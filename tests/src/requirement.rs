@@ -22,6 +22,8 @@ pub enum Requirement {
     /// The library that gives programs another time of day, which `packaging/install-build-deps.sh` installs:
     /// `MOBILITY_REQUIRE_CLOCKS=1`.
     Clocks,
+    /// What makes and judges packages, which `packaging/install-package-tools.sh` installs: `MOBILITY_REQUIRE_PACKAGING=1`.
+    Packaging,
 }
 
 impl Requirement {
@@ -33,6 +35,7 @@ impl Requirement {
             Requirement::Python => "MOBILITY_REQUIRE_PYTHON",
             Requirement::Stores => "MOBILITY_REQUIRE_STORES",
             Requirement::Clocks => "MOBILITY_REQUIRE_CLOCKS",
+            Requirement::Packaging => "MOBILITY_REQUIRE_PACKAGING",
         }
     }
 

@@ -47,9 +47,14 @@ pub(crate) enum Command {
     Enroll(EnrollArgs),
     /// Leave the recovery service; recovery points stay there.
     Unenroll(UnenrollArgs),
+    /// Thaw file systems that an agent which is gone left frozen.
+    Thaw(ThawArgs),
     /// Thaw what the agent that started this froze, when it cannot. Started by the agent alone.
     #[command(hide = true)]
     Guard,
+    /// Write manual pages and shell completions. For those who make packages.
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 /// Flags of `run`.
@@ -232,4 +237,20 @@ pub(crate) struct UnenrollArgs {
     /// Where identity and keys are kept.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,
+}
+
+/// Flags of `thaw`.
+#[derive(Debug, Args)]
+pub(crate) struct ThawArgs {
+    /// Where the agent kept its state.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) runtime_dir: Option<PathBuf>,
+}
+
+/// Flags of `manual`.
+#[derive(Debug, Args)]
+pub(crate) struct ManualArgs {
+    /// Where to. It has to be there.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }

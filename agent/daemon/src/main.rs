@@ -10,6 +10,7 @@ mod exit;
 mod guard;
 mod identity;
 mod log;
+mod manual;
 mod point;
 mod replicate;
 mod request;
@@ -19,6 +20,7 @@ mod service;
 mod state_file;
 mod status;
 mod systemd;
+mod thaw;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Enroll(args) => service::enrol::run(&args),
         Command::Unenroll(args) => service::unenrol::run(&args),
+        Command::Thaw(args) => thaw::run(&args),
         Command::Guard => guard::run(),
+        Command::Manual(args) => manual::run(&args),
     })
 }

@@ -26,8 +26,10 @@ use crate::{
 /// How the name of a record of what is frozen ends.
 const RECORD: &str = "frozen";
 
-/// Thaws what agents that are gone left frozen. Has to come before anything else, for that might wait for the thaw.
-pub(crate) fn thaw_what_was_left(runtime_dir: &Path) {
+/// Thaws what agents that are gone left frozen. Has to come before anything else, for that might wait for the thaw. Returns how
+/// many could not be thawed.
+pub(crate) fn thaw_what_was_left(runtime_dir: &Path) -> usize {
+    let mut failed = 0;
     // A directory that is not there or cannot be read has no records.
     let states = State::read_all(runtime_dir).unwrap_or_default();
     for entry in fs::read_dir(runtime_dir).into_iter().flatten().flatten() {
@@ -38,9 +40,12 @@ pub(crate) fn thaw_what_was_left(runtime_dir: &Path) {
         }
         // The freeze of an agent that runs is its own to end.
         if !states.iter().any(|state| Some(state.machine) == machine && state.is_running()) {
-            thaw_leftovers(&record).iter().for_each(report);
+            let left = thaw_leftovers(&record);
+            left.iter().for_each(report);
+            failed += left.iter().filter(|left| matches!(left.outcome, LeftoverOutcome::Failed(_))).count();
         }
     }
+    failed
 }
 
 /// What can be frozen.

@@ -35,7 +35,6 @@ use mobility_engine::{CommitFault, Engine, Event, Fault, SegmentId, Time};
 use mobility_format::{DiskId, Generation, Head, manifest::SegmentRef};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-pub(crate) use self::start::start;
 use self::{
     applications::Applications,
     commit::Prepared,
@@ -47,6 +46,7 @@ use self::{
     store::Store,
     worker::Worker,
 };
+pub(crate) use self::{freeze::thaw_what_was_left, start::start};
 use crate::{
     clock, config::Settings, exit::Failure, identity::Identity, request::Request, service::FromService,
     systemd::Systemd,

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mobility_capture::disk::Disk;
@@ -29,6 +29,7 @@ use crate::{
     exit::Failure,
     identity::Identity,
     service::{Service, ServiceFault, ServiceFaultKind},
+    systemd::Systemd,
 };
 
 /// The first and the longest wait for a service that does not answer when the agent starts.
@@ -84,7 +85,10 @@ fn open_service(
     let (machine, session, key) = (service.machine(), service.session(), service.signing_key());
     let identity = Identity { machine, session, key };
     let claim = remembered_head(&head_file(runtime_dir, machine));
-    let (store, newest) = patiently(|| ServiceStore::open(&service, claim))?;
+    // Nobody who waits for the agent shall wait for a network: a boot, an upgrade of the package.
+    let mut systemd = Systemd::new();
+    systemd.ready();
+    let (store, newest) = patiently(&mut systemd, || ServiceStore::open(&service, claim))?;
     let Some(policy) = service.remembered_policy() else {
         return Err(Failure::State("the service gave no policy".to_owned()).into());
     };
@@ -111,9 +115,13 @@ fn open_service(
 }
 
 /// Asks again until there is an answer, unless it would be the same for ever.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, ServiceFault>) -> Result<T, Failure> {
+fn patiently<T>(
+    systemd: &mut Systemd,
+    mut ask: impl FnMut() -> Result<T, ServiceFault>,
+) -> Result<T, Failure> {
     let mut wait = WAITS.0;
     loop {
+        systemd.alive();
         let fault = match ask() {
             Ok(answer) => return Ok(answer),
             Err(fault) => fault,
@@ -130,7 +138,14 @@ fn patiently<T>(mut ask: impl FnMut() -> Result<T, ServiceFault>) -> Result<T, F
         }
         let wait_now = fault.retry_after.unwrap_or(wait);
         tracing::warn!("{fault}; asked again in {} s", wait_now.as_secs());
-        thread::sleep(wait_now);
+        systemd.status(&format!("waiting for the recovery service: {fault}"));
+        let until = Instant::now() + wait_now;
+        while let left = until.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            thread::sleep(left.min(WAITS.0));
+            systemd.alive();
+        }
         wait = (wait * 2).min(WAITS.1);
     }
 }

@@ -68,7 +68,8 @@ pub(crate) fn start(
     bar: ProgressBar,
     (mailbox, messages): (UnboundedSender<Message>, UnboundedReceiver<Message>),
 ) -> anyhow::Result<Replication> {
-    freeze::thaw_what_was_left(runtime_dir);
+    // What cannot be thawed was said; an agent that does not start would not help.
+    let _ = freeze::thaw_what_was_left(runtime_dir);
     let opened = open::open(settings, runtime_dir, &mailbox)?;
     let Opened { store, identity, newest, inspected, private, link, lock } = opened;
     let Newest { head, generation } = newest;

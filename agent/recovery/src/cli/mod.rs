@@ -6,6 +6,7 @@ mod disk;
 mod event;
 pub(crate) mod exit;
 mod machine;
+mod manual;
 mod open;
 mod point;
 mod points;
@@ -76,6 +77,9 @@ enum Command {
         #[command(subcommand)]
         command: event::Command,
     },
+    /// Write manual pages and shell completions. For those who make packages
+    #[command(hide = true)]
+    Manual(manual::Arguments),
 }
 
 /// What every command works on.
@@ -110,6 +114,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Policy { command } => policy::run(&command),
         Command::Point { command } => point::run(&command),
         Command::Event { command } => event::run(&command),
+        Command::Manual(arguments) => manual::run(&arguments),
     }
 }
 
