@@ -88,6 +88,23 @@ fn a_proxy_is_used_with_its_password_and_only_for_a_tunnel() {
     assert_eq!(proxy.asked().len(), 3, "not by the proxy");
 }
 
+/// Everybody on a machine can read its command lines.
+#[test]
+fn a_proxys_password_may_be_in_a_variable_of_its_own() {
+    let (server, authority) = good_service("127.0.0.1:0");
+    let proxy = Proxy::start();
+    let url = format!("http://name:word@{}", proxy.address);
+    let pin = authority.fingerprint();
+    let flags = ["--service", &server.url(), "--ca-fingerprint", &pin, "--proxy-env", "OUR_PROXY"];
+    let machine = Machine::new();
+    let (code, said) = machine.enrol(&flags, &[]);
+    assert!(code == 3 && said.contains("OUR_PROXY"), "{said}");
+    assert_eq!(machine.enrol(&flags, &[("OUR_PROXY", &url)]).0, 0);
+    // It is kept: the variable is gone by then.
+    assert_eq!(machine.run("unenroll", &[], &[]).status.code(), Some(0));
+    assert_eq!(proxy.asked().len(), 2);
+}
+
 #[test]
 fn a_proxy_that_refuses_is_not_gone_around() {
     let (server, authority) = good_service("127.0.0.1:0");

@@ -220,6 +220,9 @@ pub(crate) struct EnrollArgs {
     /// The proxy to go through, such as `http://name:password@proxy:3128`, or `none`; the environment's if not given.
     #[arg(long, value_name = "URL")]
     pub(crate) proxy: Option<String>,
+    /// A variable of the environment that holds the proxy: one with a password is not for a command line.
+    #[arg(long, value_name = "NAME", conflicts_with = "proxy")]
+    pub(crate) proxy_env: Option<String>,
     /// Where identity and keys are kept.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub(crate) state_dir: PathBuf,

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &EnrollArgs) -> anyhow::Result<()> {
     let addresses = addresses(&args.service)?;
     let token = token(args)?;
     let more = args.ca_file.as_deref().map(read_authorities).transpose()?;
-    let proxy = ProxySettings { url: args.proxy.clone(), except: None };
+    let proxy = ProxySettings { url: proxy(args)?, except: None };
     let first = tls::first(args.ca_fingerprint, more.as_deref()).map_err(Failure::Config)?;
     let http = client::http(first, &proxy).map_err(Failure::Config)?;
     let state = StateDir::open(&args.state_dir)?;
@@ -84,6 +84,13 @@ fn token(args: &EnrollArgs) -> Result<String, Failure> {
         )));
     }
     Ok(token.to_owned())
+}
+
+/// The proxy, where one was given.
+fn proxy(args: &EnrollArgs) -> Result<Option<String>, Failure> {
+    let Some(name) = &args.proxy_env else { return Ok(args.proxy.clone()) };
+    let text = std::env::var(name).map_err(|_| Failure::Config(format!("the variable {name} is not set")))?;
+    Ok(Some(text))
 }
 
 fn read_token(path: &Path) -> Result<String, Failure> {
