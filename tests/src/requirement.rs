@@ -22,6 +22,8 @@ pub enum Requirement {
     /// The library that gives programs another time of day, which `packaging/install-build-deps.sh` installs:
     /// `MOBILITY_REQUIRE_CLOCKS=1`.
     Clocks,
+    /// The guest agent that `packaging/install-guest-agent.sh` fetches: `MOBILITY_REQUIRE_GUEST_AGENT=1`.
+    GuestAgent,
     /// What makes and judges packages, which `packaging/install-package-tools.sh` installs: `MOBILITY_REQUIRE_PACKAGING=1`.
     Packaging,
 }
@@ -35,6 +37,7 @@ impl Requirement {
             Requirement::Python => "MOBILITY_REQUIRE_PYTHON",
             Requirement::Stores => "MOBILITY_REQUIRE_STORES",
             Requirement::Clocks => "MOBILITY_REQUIRE_CLOCKS",
+            Requirement::GuestAgent => "MOBILITY_REQUIRE_GUEST_AGENT",
             Requirement::Packaging => "MOBILITY_REQUIRE_PACKAGING",
         }
     }

@@ -106,7 +106,9 @@ fn crates_know_only_those_that_they_may_know() {
 #[test]
 fn every_crate_is_built_under_the_rules_of_the_workspace() {
     let mut problems = Vec::new();
-    for path in files("agent", "Cargo.toml").into_iter().chain([Path::new("tests/Cargo.toml").to_owned()]) {
+    let others =
+        files("packaging", "Cargo.toml").into_iter().chain([Path::new("tests/Cargo.toml").to_owned()]);
+    for path in files("agent", "Cargo.toml").into_iter().chain(others) {
         let (table, shown) = (manifest(&path), path.display().to_string());
         let inherits = table.get("lints").and_then(|lints| lints.get("workspace")) == Some(&true.into());
         // The one crate with unsafe code cannot inherit the lint that forbids it, so it repeats the others.
@@ -124,6 +126,20 @@ fn every_crate_is_built_under_the_rules_of_the_workspace() {
         }
     }
     none(&problems);
+}
+
+/// What is packaged beside the agent goes on whatever the agent's crates become: it calls the program, and links none of them.
+#[test]
+fn what_is_packaged_beside_the_agent_knows_no_crate_of_it() {
+    let found = files("packaging", "Cargo.toml");
+    assert!(!found.is_empty(), "the check below would check nothing");
+    let known = |path: &Path| {
+        own_dependencies(&manifest(path))
+            .into_iter()
+            .map(|other| format!("it knows {other}"))
+            .collect::<Vec<_>>()
+    };
+    none(&found.iter().flat_map(|path| known(path)).collect::<Vec<_>>());
 }
 
 /// The lints of the workspace that a manifest does not set to the same, but for the one on unsafe code.
