@@ -215,7 +215,8 @@ impl Machine {
     pub async fn beat(&self) -> Result<HeartbeatAnswer, Failed> {
         let mut beat = self.beat.lock().await;
         let (session, (turn, policy)) = (self.session, *beat);
-        let message = Heartbeat { session, turn, policy, head: None::<Claim>, health: health() };
+        let message =
+            Heartbeat { session, turn, policy, paused: false, head: None::<Claim>, health: health() };
         let answer: HeartbeatAnswer = self.post("heartbeat", &message).await?;
         *beat = (answer.turn, answer.policy.as_ref().map_or(policy, |policy| policy.version));
         self.taken_in.fetch_max(answer.taken_in.0, Ordering::Relaxed);
