@@ -65,14 +65,16 @@ pub(crate) fn make(kind: &str, product: Product, dir: &Path, more: &[&str]) -> P
     PathBuf::from(made)
 }
 
-static MADE: LazyLock<(tempfile::TempDir, BTreeMap<(&'static str, &'static str), PathBuf>)> =
-    LazyLock::new(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let all = ["deb", "rpm"].into_iter().flat_map(|kind| PRODUCTS.map(|product| (kind, product)));
-        let made =
-            all.map(|(kind, product)| ((kind, product.name), make(kind, product, dir.path(), &[]))).collect();
-        (dir, made)
-    });
+/// Packages by kind and program.
+type Packages = BTreeMap<(&'static str, &'static str), PathBuf>;
+
+static MADE: LazyLock<(tempfile::TempDir, Packages)> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let all = ["deb", "rpm"].into_iter().flat_map(|kind| PRODUCTS.map(|product| (kind, product)));
+    let made =
+        all.map(|(kind, product)| ((kind, product.name), make(kind, product, dir.path(), &[]))).collect();
+    (dir, made)
+});
 
 /// The package of this version.
 pub(crate) fn package(kind: &'static str, product: Product) -> &'static Path {

@@ -76,7 +76,7 @@ fn root_dpkg_installs_upgrades_removes_and_purges_the_agent() {
     let next = tempfile::tempdir().unwrap();
     let newer = make("deb", AGENT, next.path(), &["--version", "99.0.0"]);
     let script = format!(
-        r"
+        r#"
         cd /packages
         dpkg -i --force-depends mobility-agent_0*.deb
         test -L /etc/systemd/system/multi-user.target.wants/mobility-agent.service
@@ -86,7 +86,7 @@ fn root_dpkg_installs_upgrades_removes_and_purges_the_agent() {
         # Nothing waits for an enrolment that did not come: the unit is skipped, and says so by itself.
         test ! -e /var/lib/mobility-agent/identity
         {AT_WORK}
-        echo 'interval = ""30s""' > /etc/mobility-agent/config.d/10-defaults.toml
+        echo 'interval = "30s"' > /etc/mobility-agent/config.d/10-defaults.toml
         echo '# mine' > /etc/mobility-agent/config.d/50-mine.toml
 
         dpkg -i --force-depends mobility-agent_99*.deb
@@ -111,7 +111,7 @@ fn root_dpkg_installs_upgrades_removes_and_purges_the_agent() {
         test ! -e /etc/systemd/system/multi-user.target.wants/mobility-agent.service
         find / -xdev -path /packages -prune -o -path /proc -prune -o -name '*mobility-agent*' -newer /packages -print
         echo 'all of it held'
-    "
+    "#
     )
     .replace("\"\"", "\"");
     let Some(said) = on_a_copy(&script, &[package("deb", AGENT), &newer]) else { return };
