@@ -247,3 +247,18 @@ fn root_whatever_a_file_system_does() {
         assert!(!changed.is_empty());
     }
 }
+
+#[test]
+fn root_flushes_without_data_are_no_writes_that_nobody_saw() {
+    let Some(bench) = Bench::new(16 * MIB) else { return };
+    let mut tracker = bench.start();
+    let file = OpenOptions::new().write(true).open(&bench.device).unwrap();
+    file.sync_all().unwrap();
+    tracker.drain();
+    for _ in 0..4 {
+        // Of a device with a cache: it is flushed, though nothing was written.
+        file.sync_all().unwrap();
+        assert!(!tracker.drain().blind);
+    }
+    tracker.remove().unwrap();
+}

@@ -1,9 +1,9 @@
 //! Notices a tracker that has gone blind: the kernel counts writes for its own statistics, and if it counts some of which no
 //! mark is found, the programs are not run any more, whatever the reason.
 //!
-//! The count (`/sys/block/<disk>/stat`, Documentation/block/stat.rst) is raised when a request ends, after the tracepoint at
-//! which it is marked (block/blk-mq.c, `__blk_mq_end_request`). So a write counted between two readings has been marked
-//! before the second, and its mark is taken by the drain that follows the first reading or by the one after that. Two
+//! The count of sectors (`/sys/block/<disk>/stat`, Documentation/block/stat.rst) is raised when a request ends, after the tracepoint at
+//! which it is marked (block/blk-mq.c, `blk_update_request`). The count of requests is of no use: a flush without data is counted as a write
+//! where the disk has a cache. So a sector counted between two readings has been marked before the second, and its mark is taken by the drain that follows the first reading or by the one after that. Two
 //! drains without a mark, and a count that grew between their readings, cannot be. It costs no write of our own.
 //!
 //! Deliberately not here: single lost marks, which are the table of flights' and the audit's; and disks whose statistics
@@ -29,7 +29,7 @@ impl Canary {
         self.last = None;
     }
 
-    /// Writes and discards that the kernel has counted for the disk.
+    /// Sectors written and discarded that the kernel has counted for the disk.
     ///
     /// # Errors
     /// The disk is gone.
@@ -39,12 +39,12 @@ impl Canary {
     }
 }
 
-/// The fifth column counts writes, the twelfth (since 4.19) discards.
+/// The seventh column counts sectors written, the fourteenth (since 4.19) those discarded.
 fn counted(stat: &str) -> u64 {
     let column = |n: usize| {
         stat.split_ascii_whitespace().nth(n).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0)
     };
-    column(4).wrapping_add(column(11))
+    column(6).wrapping_add(column(13))
 }
 
 #[cfg(test)]
@@ -69,8 +69,8 @@ mod tests {
     }
 
     #[test]
-    fn writes_and_discards_are_counted_and_reads_and_flushes_are_not() {
-        assert_eq!(counted("  1 2 3 4 50 6 7 8 9 10 11 7 13 14 15 16 17\n"), 57);
+    fn sectors_written_and_discarded_are_counted_and_reads_and_flushes_are_not() {
+        assert_eq!(counted("  1 2 3 4 5 6 50 8 9 10 11 12 13 7 15 16 17\n"), 57);
         assert_eq!(counted(""), 0);
     }
 }
