@@ -14,7 +14,18 @@ use mobility_capture::{
 use mobility_format::ByteCount;
 use serde::Serialize;
 
-use crate::{cli::CheckArgs, exit::Failure};
+use crate::{
+    cli::{CheckArgs, RunArgs},
+    config::Settings,
+    exit::Failure,
+    service::{
+        ProxySettings,
+        reach::{Reached, Way, reach},
+    },
+};
+
+/// Seconds that clocks may be apart without a remark.
+const CLOCKS_AGREE: u64 = 10;
 
 /// How one check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,6 +54,10 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     if let Some(vault) = &args.vault {
         findings.extend(vault_findings(vault, &disks));
     }
+    // Debug mode has neither.
+    if args.vault.is_none() {
+        findings.extend(service(args));
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "findings": findings }))?);
     } else {
@@ -62,6 +77,54 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
                 .into())
         }
     }
+}
+
+/// The way to the recovery service, and the time of day there, as far as there is a service to ask.
+fn service(args: &CheckArgs) -> Vec<Finding> {
+    let run = RunArgs { state_dir: args.state_dir.clone(), config_root: "/".into(), ..RunArgs::default() };
+    let settings = match Settings::load(&run) {
+        Ok(settings) => settings.service,
+        Err(err) => return vec![finding("configuration", Outcome::Missing, err.to_string())],
+    };
+    let mut options = settings.options;
+    if let Some(url) = &args.proxy {
+        options.proxy = ProxySettings { url: Some(url.clone()), except: None };
+    }
+    let way = Way {
+        addresses: &args.service,
+        fingerprint: args.ca_fingerprint,
+        state_dir: &settings.state_dir,
+        options: &options,
+    };
+    match reach(&way) {
+        Ok(None) => Vec::new(),
+        Ok(Some(reached)) => way_and_clock(&reached),
+        Err(err) => vec![finding("service", Outcome::Missing, err.to_string())],
+    }
+}
+
+fn way_and_clock(reached: &Reached) -> Vec<Finding> {
+    if let Err(fault) = &reached.answer {
+        return vec![finding("service", Outcome::Missing, fault.to_string())];
+    }
+    let shown = reached.addresses.join(", ");
+    let service =
+        finding("service", Outcome::Good, format!("{shown}: the recovery service answers, as itself"));
+    let apart = reached.ahead.as_secs();
+    let clock = match apart.unsigned_abs() {
+        apart if apart <= CLOCKS_AGREE => {
+            finding("clock", Outcome::Good, "this machine and the recovery service have the same time")
+        }
+        seconds => {
+            let side = if apart > 0 { "behind" } else { "ahead of" };
+            let text = format!(
+                "this machine's clock is {seconds} s {side} the recovery service's: points bear a wrong time, and certificates may be \
+                 taken for expired; have it set, for example by systemd-timesyncd or chrony"
+            );
+            finding("clock", Outcome::Limited, text)
+        }
+    };
+    vec![service, clock]
 }
 
 fn kernel() -> Finding {

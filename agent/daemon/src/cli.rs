@@ -197,6 +197,18 @@ pub(crate) struct CheckArgs {
     /// A disk to be protected. May be given several times; all whole disks of the machine if not given.
     #[arg(long = "disk", value_name = "PATH")]
     pub(crate) disks: Vec<PathBuf>,
+    /// Where the recovery service is to be. May be given several times; where this machine is enrolled if not given.
+    #[arg(long, value_name = "URL")]
+    pub(crate) service: Vec<String>,
+    /// The SHA-256 of the certificate of the service's authority, as for `enroll`.
+    #[arg(long, value_name = "SHA256", requires = "service")]
+    pub(crate) ca_fingerprint: Option<Fingerprint>,
+    /// The proxy to go through, as for `enroll`.
+    #[arg(long, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
+    /// Where identity and keys are kept; `/var/lib/mobility-agent` if not given.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 /// Flags of `enroll`.

@@ -73,7 +73,8 @@ pub enum Unsupported {
     Capabilities,
     /// Kernel lockdown forbids programs that read the kernel's memory.
     #[error(
-        "kernel lockdown is in confidentiality mode, which forbids tracking; disks are protected by scan"
+        "kernel lockdown is in confidentiality mode, which forbids tracking; disks are protected by scan. Boot without \
+         `lockdown=confidentiality` to have them tracked; `lockdown=integrity` allows it"
     )]
     Lockdown,
 }

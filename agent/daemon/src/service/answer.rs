@@ -11,9 +11,10 @@ use reqwest::{
     Response, StatusCode, Url,
     header::{self, HeaderMap},
 };
-use rustls::AlertDescription as Alert;
+use rustls::{AlertDescription as Alert, CertificateError};
 
 use super::fault::{ServiceFault, ServiceFaultKind as Kind};
+use crate::clock;
 
 /// The longest text that is taken over into a message.
 const LONGEST_TEXT: usize = 512;
@@ -180,6 +181,19 @@ pub(super) fn of_failure(what: &str, address: &Url, err: &reqwest::Error) -> Ser
         )) => ServiceFault::new(
             Kind::Unauthenticated,
             format!("{what} at {place} does not accept this machine's certificate: {causes}"),
+        ),
+        // Certificates of a service are renewed long before they end: who finds one expired has mostly another time of day.
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+            | CertificateError::Expired
+            | CertificateError::ExpiredContext { .. },
+        )) => ServiceFault::new(
+            Kind::Untrusted,
+            format!(
+                "what answers at {place} cannot show that it is {what}: {causes}; this machine's clock says {}: set it if that is wrong",
+                clock::wall().strftime("%Y-%m-%d %H:%M UTC")
+            ),
         ),
         Some(
             rustls::Error::InvalidCertificate(_)

@@ -204,10 +204,14 @@ impl Client {
         *self.ways.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ways);
     }
 
+    /// The service's clock minus this machine's, as far as it is known.
+    pub(super) fn ahead(&self) -> SignedDuration {
+        SignedDuration::from_millis(self.ahead.load(Ordering::Relaxed))
+    }
+
     /// Now, by the service's clock as far as it is known.
     pub(super) fn now(&self) -> Timestamp {
-        let ahead = SignedDuration::from_millis(self.ahead.load(Ordering::Relaxed));
-        clock::wall().saturating_add(ahead).unwrap_or_else(|_| clock::wall())
+        clock::wall().saturating_add(self.ahead()).unwrap_or_else(|_| clock::wall())
     }
 
     /// Waits for something on the network, but not longer than until the agent ends.

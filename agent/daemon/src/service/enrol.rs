@@ -59,7 +59,7 @@ pub(crate) fn run(args: &EnrollArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn addresses(given: &[String]) -> Result<Vec<Url>, Failure> {
+pub(super) fn addresses(given: &[String]) -> Result<Vec<Url>, Failure> {
     let addresses: Result<Vec<_>, _> = given.iter().map(|text| address_of(text)).collect();
     addresses.map_err(|err| Failure::Config(format!("--service: {err}")))
 }

@@ -4,13 +4,18 @@
 //! was lost is repeated with the same keys and gives the same machine. Deliberately not here: how the file is kept
 //! (`state_dir`).
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use mobility_format::{MachineId, PublicKey, control::Enrolled, envelope::SigningKey};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
-use super::{proxy::ProxySettings, state_dir::StateDir};
+use super::{
+    proxy::ProxySettings,
+    state_dir::{self, StateDir},
+};
 use crate::{exit::Failure, identity::random};
 
 const FILE: &str = "identity";
@@ -54,6 +59,11 @@ impl Keys {
     /// What is kept in the state directory.
     pub(super) fn load(state: &StateDir) -> Result<Option<Keys>, Failure> {
         state.read(FILE)
+    }
+
+    /// The same without the right to work there, beside an agent that may have it.
+    pub(super) fn peek(dir: &Path) -> Result<Option<Keys>, Failure> {
+        state_dir::peek(dir, FILE)
     }
 
     /// New keys.

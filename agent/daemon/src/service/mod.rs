@@ -25,6 +25,7 @@ mod objects;
 mod pace;
 pub(crate) mod policy;
 mod proxy;
+pub(crate) mod reach;
 mod renew;
 mod state_dir;
 #[cfg(test)]

@@ -50,21 +50,7 @@ impl StateDir {
 
     /// What the file of this name holds; nothing where there is none.
     pub(super) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
-        let path = self.path.join(name);
-        let fail = |what: String| {
-            Failure::State(format!(
-                "{}: {what}; restore it from a copy, or remove it and enrol again",
-                path.display()
-            ))
-        };
-        let file = match private(OpenOptions::new().read(true), &path) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(|err| fail(err.to_string()))?,
-        };
-        let mut bytes = Vec::new();
-        file.take(LONGEST).read_to_end(&mut bytes).map_err(|err| fail(err.to_string()))?;
-        let opened = envelope::open(Magic::STATE, VERSION, &bytes).map_err(|err| fail(err.to_string()))?;
-        Ok(Some(opened.body))
+        peek(&self.path, name)
     }
 
     /// Replaces the file of this name: after a crash it is the old one or the new one.
@@ -94,6 +80,25 @@ impl StateDir {
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         remove_if_there(&self.path.join(name))
     }
+}
+
+/// What the file of this name in a state directory holds; nothing where there is none. A file is replaced whole, so this needs no lock.
+pub(super) fn peek<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Option<T>, Failure> {
+    let path = dir.join(name);
+    let fail = |what: String| {
+        Failure::State(format!(
+            "{}: {what}; restore it from a copy, or remove it and enrol again",
+            path.display()
+        ))
+    };
+    let file = match private(OpenOptions::new().read(true), &path) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(|err| fail(err.to_string()))?,
+    };
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes).map_err(|err| fail(err.to_string()))?;
+    let opened = envelope::open(Magic::STATE, VERSION, &bytes).map_err(|err| fail(err.to_string()))?;
+    Ok(Some(opened.body))
 }
 
 /// Opens a file that only its owner may read, and no link to one.
