@@ -266,7 +266,12 @@ pub struct Point {
 }
 
 impl Point {
-    fn of(listed: &Value) -> Point {
+    /// One of that list.
+    ///
+    /// # Panics
+    /// When it is damaged.
+    #[must_use]
+    pub fn of(listed: &Value) -> Point {
         assert!(listed["damage"].is_null(), "{listed}");
         Point {
             id: listed["id"].as_str().unwrap().to_owned(),

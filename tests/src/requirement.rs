@@ -26,6 +26,8 @@ pub enum Requirement {
     GuestAgent,
     /// What makes and judges packages, which `packaging/install-package-tools.sh` installs: `MOBILITY_REQUIRE_PACKAGING=1`.
     Packaging,
+    /// QEMU and the disk image that `packaging/install-test-vm.sh` makes: `MOBILITY_REQUIRE_VM=1`.
+    Vm,
 }
 
 impl Requirement {
@@ -39,6 +41,7 @@ impl Requirement {
             Requirement::Clocks => "MOBILITY_REQUIRE_CLOCKS",
             Requirement::GuestAgent => "MOBILITY_REQUIRE_GUEST_AGENT",
             Requirement::Packaging => "MOBILITY_REQUIRE_PACKAGING",
+            Requirement::Vm => "MOBILITY_REQUIRE_VM",
         }
     }
 
