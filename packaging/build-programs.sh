@@ -16,7 +16,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$root/packaging/installing.sh"
 glibc=2.31
-programs=(mobility-agent recovery-service)
+programs=(mobility-agent recovery-service mobility-extension)
 
 check() {
     local program newest
@@ -50,7 +50,7 @@ export RUSTFLAGS="--remap-path-prefix=$root=/source --remap-path-prefix=$build=/
 export CFLAGS="-ffile-prefix-map=$root=/source -ffile-prefix-map=$build=/build -ffile-prefix-map=$registry=/cargo"
 export CARGO_INCREMENTAL=0
 cd "$root"
-cargo zigbuild --locked --release --target "$target.$glibc" -p mobility-agent -p mobility-recovery --bins
+cargo zigbuild --locked --release --target "$target.$glibc" -p mobility-agent -p mobility-recovery -p mobility-extension --bins
 mkdir -p "$root/target/programs"
 for program in "${programs[@]}"; do
     cp "$build/$target/release/$program" "$root/target/programs/"

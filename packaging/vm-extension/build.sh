@@ -35,7 +35,7 @@ output=${output:-$root/target/MobilityAgentLinux-$version.zip}
 mkdir -p "$(dirname "$output")"
 
 python3 - "$here/package" "$version" "$output" "${handlers[@]}" -- "${packages[@]}" <<'PYTHON'
-import json, os, sys, xml.dom.minidom, zipfile
+import json, os, re, sys, xml.dom.minidom, zipfile
 
 package, version, output = sys.argv[1:4]
 split = sys.argv.index("--", 4)
@@ -71,7 +71,7 @@ for path in handlers:
     add(f"bin/mobility-extension-{processors[machine]}", content, 0o755)
 for path in packages:
     name = os.path.basename(path)
-    if not name.startswith("mobility-agent") or not name.endswith((".deb", ".rpm")):
+    if not re.match(r"mobility-agent(_.*\.deb|-[0-9].*\.rpm)$", name):
         sys.exit(f"build.sh: {path} is no package of the agent: mobility-agent….deb or .rpm")
     add(f"packages/{name}", read(path), 0o644)
 

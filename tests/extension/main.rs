@@ -14,4 +14,5 @@ mod repeats;
 mod rig;
 mod secrets;
 mod settings;
+mod systems;
 mod updates;

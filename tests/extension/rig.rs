@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -14,7 +15,7 @@ use mobility_tests::{
     scratch::{Scratch, run},
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 /// What the handler is called, as a guest agent names its directory.
 const NAME: &str = "MobilityAgent.MobilityAgentLinux";
@@ -124,10 +125,10 @@ impl Certificate {
 
     /// Encrypts as the platform does.
     pub(crate) fn seal(&self, text: &str) -> String {
-        let plain = self.dir.path().join(format!("plain-{}", fs::read_dir(self.dir.path()).unwrap().count()));
-        fs::write(&plain, text).unwrap();
-        let [plain, certificate] =
-            [plain, self.dir.path().join("certificate")].map(|path| path.display().to_string());
+        let mut plain = NamedTempFile::new_in(self.dir.path()).unwrap();
+        plain.write_all(text.as_bytes()).unwrap();
+        let (plain, certificate) = (plain.path().display(), self.dir.path().join("certificate"));
+        let certificate = certificate.display();
         let sealed = format!(
             "openssl cms -encrypt -binary -outform DER -aes-256-cbc -in '{plain}' '{certificate}' | base64 -w0"
         );

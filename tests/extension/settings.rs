@@ -214,6 +214,10 @@ fn what_is_no_command_and_what_cannot_be_executed() {
         assert!(ended.code == Some(2) && ended.said.contains("install | enable"), "{name}: {ended:?}");
     }
     machine.succeed("reset");
+    // The guest agent's files are on a disk that is full.
+    let mut full = machine.command("reset", 0);
+    let file = || fs::File::options().write(true).open("/dev/full").unwrap();
+    assert!(full.stdout(file()).stderr(file()).status().unwrap().success());
     let program = machine.base.join(format!("bin/mobility-extension-{}", std::env::consts::ARCH));
     fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
     let ended = machine.run("install", 0);

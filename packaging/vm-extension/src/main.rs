@@ -24,7 +24,11 @@ mod secrets;
 mod settings;
 mod units;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use crate::failure::Cause;
 
@@ -81,24 +85,28 @@ impl Command {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let asked =
-        |command: &Command| arguments.len() == 1 && command.name() == arguments[0].trim_start_matches('-');
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let asked = |command: &Command| arguments.len() == 1 && arguments[0] == command.name();
     let Some(command) = Command::ALL.into_iter().find(asked) else {
         let names = Command::ALL.map(Command::name).join(" | ");
-        eprintln!("usage: mobility-extension {names}");
+        say(io::stderr(), &format!("usage: mobility-extension {names}"));
         return ExitCode::from(Cause::Usage as u8);
     };
     match run::run(command) {
         Ok(said) => {
-            println!("{said}");
+            say(io::stdout(), &said);
             ExitCode::SUCCESS
         }
         Err((code, said)) => {
-            eprintln!("mobility-extension {}: {said}", command.name());
+            say(io::stderr(), &format!("mobility-extension {}: {said}", command.name()));
             ExitCode::from(code)
         }
     }
+}
+
+/// Whoever listens may have a full disk: what was done is done all the same.
+fn say(mut to: impl Write, text: &str) {
+    let _ = writeln!(to, "{text}");
 }
 
 #[cfg(test)]

@@ -72,8 +72,13 @@ impl Kind {
         };
         let entries = fs::read_dir(dir).map_err(|err| Failure::other(dir.display(), err))?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let fits =
-            |name: &String| name.starts_with(NAME) && suffixes.iter().any(|suffix| name.ends_with(suffix));
+        // Not that of its debugging symbols, whose name begins alike.
+        let ours = |name: &str| {
+            let rest = name.strip_prefix(NAME).unwrap_or_default();
+            rest.starts_with('_')
+                || rest.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        let fits = |name: &String| ours(name) && suffixes.iter().any(|suffix| name.ends_with(suffix));
         let found: Vec<_> = names.filter(fits).collect();
         match found.as_slice() {
             [one] => Ok(dir.join(one)),
@@ -267,6 +272,8 @@ mod tests {
             "mobility-agent-1.x86_64.rpm",
             "mobility-agent-1.aarch64.rpm",
             "recovery-service_1_amd64.deb",
+            "mobility-agent-dbgsym_1_amd64.deb",
+            "mobility-agent-debuginfo-1.x86_64.rpm",
         ];
         for name in names {
             assert!(fs::write(dir.path().join(name), "").is_ok());

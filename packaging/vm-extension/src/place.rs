@@ -27,8 +27,8 @@ impl Place {
     pub(crate) fn new(limit: Duration) -> Place {
         let root = env::var_os("MOBILITY_EXTENSION_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let set = env::var("MOBILITY_EXTENSION_LIMIT").ok().and_then(|text| text.parse().ok());
-        let limit = set.map_or(limit, Duration::from_secs_f32);
-        Place { root, end: Instant::now() + limit }
+        let set = set.and_then(|seconds: f32| Duration::try_from_secs_f32(seconds).ok());
+        Place { root, end: Instant::now() + set.map_or(limit, |set| set.min(limit)) }
     }
 
     /// Until `most` from now, and no longer than there is time.
