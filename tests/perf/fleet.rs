@@ -223,7 +223,7 @@ fn family(pid: u32) -> f64 {
 /// Enrols machines once, and measures them with each number of instances.
 fn measure(rig: &mut Rig, wanted: &Wanted, instances: &[usize], database: &str, figures: &mut Vec<Value>) {
     let token = rig.instances[0].admin(&["token", "create", "--uses", &wanted.agents.to_string()]);
-    let empty = rig.resident();
+    let mut empty = rig.resident();
     let mut fleet = Fleet::new(rig.place(), SEED);
     let begin = Instant::now();
     fleet.enrol(token["token"].as_str().unwrap(), wanted.agents);
@@ -232,7 +232,9 @@ fn measure(rig: &mut Rig, wanted: &Wanted, instances: &[usize], database: &str, 
     for &count in instances {
         while rig.running().count() < count {
             let next = rig.instances.iter_mut().find(|instance| !instance.is_running());
-            next.unwrap().start();
+            let next = next.unwrap();
+            next.start();
+            empty += resident(next.pid());
         }
         fleet.spread_over(&rig.addresses());
         let mut found = look(rig, &mut fleet, wanted, empty);

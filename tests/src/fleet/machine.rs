@@ -294,6 +294,7 @@ fn client(authority: &str, number: usize, identity: Option<&str>) -> Client {
     let builder = Client::builder()
         .tls_certs_only([Certificate::from_pem(authority.as_bytes()).unwrap()])
         .tls_version_min(Version::TLS_1_3)
+        .http1_only()
         .no_proxy()
         .local_address(IpAddr::V4(source))
         .timeout(PATIENCE);
