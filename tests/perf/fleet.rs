@@ -34,7 +34,7 @@ const BEGIN: Duration = Duration::from_secs(20);
 /// How long it may take until all that was committed is taken in.
 const TAKE_IN: Duration = Duration::from_secs(300);
 /// Open files that are no connections, and connections beside those that are held: of uploads.
-const FILES: u64 = 1500;
+const FILES: u64 = 4000;
 /// The kernel's unit of processor time.
 const TICKS_PER_S: f64 = 100.0;
 
