@@ -140,3 +140,36 @@ fn cache_in_a_directory_and_target_on_s3() {
     world.journey();
     assert!(objects(&far, "far") > 0 && !world.service.storage().join("target").exists());
 }
+
+#[test]
+fn replication_goes_on_while_the_service_is_away() {
+    let Some(server) = Requirement::Stores.or_skip(s3()) else { return };
+    let tables = |scratch: &Scratch| {
+        server.table("cache", "cache", scratch.dir()) + &server.table("target", "target", scratch.dir())
+    };
+    let mut world = World::new(tables, None);
+    let mut agent = world.setup.start();
+    world.replicate(&mut agent, SEED + 2);
+    let known = agent.status().unwrap();
+    world.service.stop();
+    let cached = objects(&server, "cache");
+    let writer = scribble(&world.image, 0, SIZE, SEED + 3, PAUSE);
+    agent.wait_for_points(4);
+    assert!(writer.stop() > 0);
+    let away = agent.wait_for_points(1);
+    assert!(away["outage"].is_null(), "what is uploaded is uploaded: {away}");
+    assert!(objects(&server, "cache") >= cached + 5, "points are in cache storage");
+    world.service.start();
+    world.settle(&mut agent);
+    let status = agent.status().unwrap();
+    assert_eq!(status["generation"], known["generation"], "a resync:\n{}", world.setup.log_tail());
+    agent.terminate();
+    world.demand_equal();
+    let kept = world
+        .setup
+        .points()
+        .iter()
+        .filter(|point| point.listed["epoch"].as_u64() > Some(epoch(&known)))
+        .count();
+    assert!(kept >= 5, "{kept} points of the time without the service");
+}
