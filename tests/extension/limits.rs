@@ -41,7 +41,8 @@ fn an_enrolment_that_hangs_is_an_error_before_the_platform_loses_patience() {
 fn systemd_that_hangs_and_an_agent_that_says_nothing_are_errors() {
     let machine = with_settings();
     machine.switch("hang-systemctl", "");
-    assert_eq!(within(&machine, "enable", "2").code, Some(1));
+    let ended = within(&machine, "enable", "2");
+    assert!(ended.code == Some(1) && ended.said.contains("systemctl enable --now"), "{ended:?}");
     machine.unswitch("hang-systemctl");
     machine.switch("hang-status", "");
     let ended = within(&machine, "enable", "2");

@@ -64,53 +64,62 @@ pub(crate) fn archive(dir: &Path, version: &str, agent: &str) -> PathBuf {
     output
 }
 
-/// Unpacked archives, made once: version 1.0.0.0 and 1.1.0.0, with a later agent.
-static UNPACKED: LazyLock<TempDir> = LazyLock::new(|| {
-    let dir = TempDir::new().unwrap();
-    for (version, agent) in [("1.0.0.0", "0.1.0"), ("1.1.0.0", "0.2.0")] {
-        let archive = archive(dir.path(), version, agent);
-        let unpacked = dir.path().join(version);
+/// What is made once for all tests and runs: a directory below cargo's for such things, filled by `make`. Of two that make it at
+/// once, one is thrown away.
+fn kept(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if !place.exists() {
+        let made = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        make(made.path());
+        if fs::rename(made.path(), &place).is_err() {
+            assert!(place.exists(), "{}", place.display());
+        }
+    }
+    place
+}
+
+/// An unpacked archive: version 1.0.0.0, or 1.1.0.0 with a later agent.
+fn unpacked(version: &str) -> PathBuf {
+    static INPUT: LazyLock<blake3::Hash> = LazyLock::new(|| {
+        let extension = repository().join("packaging/vm-extension");
+        let files =
+            ["build.sh", "package/HandlerManifest.json", "package/manifest.xml", "package/bin/handler"];
+        let mut all = fs::read(program("mobility-extension")).unwrap();
+        files.iter().for_each(|file| all.extend(fs::read(extension.join(file)).unwrap()));
+        blake3::hash(&all)
+    });
+    let agent = if version == "1.0.0.0" { "0.1.0" } else { "0.2.0" };
+    let name = format!("extension-{version}-{}", &INPUT.to_hex()[..16]);
+    kept(&name, |dir| {
+        let archive = archive(dir, version, agent);
+        let unpacked = dir.join("unpacked");
         run("python3", &["-m", "zipfile", "-e", archive.to_str().unwrap(), unpacked.to_str().unwrap()]);
         // As the guest agent does.
         for file in ["bin/handler".to_owned(), format!("bin/mobility-extension-{}", std::env::consts::ARCH)] {
             fs::set_permissions(unpacked.join(file), fs::Permissions::from_mode(0o755)).unwrap();
         }
-    }
-    dir
-});
+    })
+    .join("unpacked")
+}
 
 /// A certificate and its key, and the name that they have.
 pub(crate) struct Certificate {
-    dir: TempDir,
+    dir: PathBuf,
     pub(crate) thumbprint: String,
 }
 
-pub(crate) static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(|| Certificate::new("machine"));
+pub(crate) static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(|| Certificate::of("machine"));
 
 impl Certificate {
-    pub(crate) fn new(name: &str) -> Certificate {
-        let dir = TempDir::new().unwrap();
-        let [key, certificate] =
-            ["key", "certificate"].map(|name| dir.path().join(name).display().to_string());
-        let subject = format!("/CN={name}");
-        run(
-            "openssl",
-            &[
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                &subject,
-                "-keyout",
-                &key,
-                "-out",
-                &certificate,
-            ],
-        );
+    pub(crate) fn of(name: &str) -> Certificate {
+        let dir = kept(&format!("extension-certificate-{name}"), |dir| {
+            let [key, certificate] = ["key", "certificate"].map(|name| dir.join(name).display().to_string());
+            let subject = format!("/CN={name}");
+            let mut arguments = vec!["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "10000"];
+            arguments.extend(["-subj", &subject, "-keyout", &key, "-out", &certificate]);
+            run("openssl", &arguments);
+        });
+        let certificate = dir.join("certificate").display().to_string();
         let said = run("openssl", &["x509", "-in", &certificate, "-noout", "-fingerprint", "-sha1"]);
         let thumbprint = said.split('=').nth(1).unwrap().replace(':', "");
         Certificate { dir, thumbprint }
@@ -119,15 +128,15 @@ impl Certificate {
     /// Puts both where the guest agent has them.
     pub(crate) fn place(&self, dir: &Path) {
         for (name, suffix) in [("certificate", "crt"), ("key", "prv")] {
-            fs::copy(self.dir.path().join(name), dir.join(format!("{}.{suffix}", self.thumbprint))).unwrap();
+            fs::copy(self.dir.join(name), dir.join(format!("{}.{suffix}", self.thumbprint))).unwrap();
         }
     }
 
     /// Encrypts as the platform does.
     pub(crate) fn seal(&self, text: &str) -> String {
-        let mut plain = NamedTempFile::new_in(self.dir.path()).unwrap();
+        let mut plain = NamedTempFile::new().unwrap();
         plain.write_all(text.as_bytes()).unwrap();
-        let (plain, certificate) = (plain.path().display(), self.dir.path().join("certificate"));
+        let (plain, certificate) = (plain.path().display(), self.dir.join("certificate"));
         let certificate = certificate.display();
         let sealed = format!(
             "openssl cms -encrypt -binary -outform DER -aes-256-cbc -in '{plain}' '{certificate}' | base64 -w0"
@@ -199,7 +208,7 @@ impl Machine {
     pub(crate) fn unpack(&mut self, version: &str) {
         self.base = self.scratch.path(&format!("lib/{NAME}-{version}"));
         version.clone_into(&mut self.version);
-        let from = UNPACKED.path().join(version);
+        let from = unpacked(version);
         run("cp", &["-r", from.to_str().unwrap(), self.base.to_str().unwrap()]);
         for dir in ["status", "config"] {
             fs::create_dir_all(self.base.join(dir)).unwrap();

@@ -25,7 +25,7 @@ fn wrong_settings() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let sealed = |text: &str| settings(&public, &json!(CERTIFICATE.seal(text)), &own);
     let one = String::from_utf8(Machine::plain(SERVICE, "{}")).unwrap();
     let two = one.replace("}}]}", "}},{\"handlerSettings\":{}}]}");
-    let stranger = Certificate::new("stranger");
+    let stranger = Certificate::of("stranger");
     let foreign = settings(&public, &json!(stranger.seal("{}")), &own);
     let unknown = settings(&public, &json!(stranger.seal("{}")), &json!(stranger.thumbprint));
     let url = |text: &str| settings(&json!({"serviceUrl": text}), &Value::Null, &Value::Null);

@@ -105,7 +105,7 @@ fn belong(run: &mut Run, settings: &Settings) -> Result<(Record, Vec<String>), F
     }
     let stays = "the machine was enrolled before this extension came, and stays with that service";
     // One that runs holds the identity: it can be neither asked for nor given another.
-    if units::agent_runs(&run.place) && agent::has_keys(&run.place) {
+    if agent::has_keys(&run.place) && units::agent_runs(&run.place) {
         let record = Record { done: true, ..known };
         record.store(&run.place)?;
         return Ok((record, vec![stays.to_owned()]));
