@@ -1,8 +1,8 @@
 //! Guest agents repeat commands after restarts, time limits and power cuts: each command, twice and after it was killed half way.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, process::Command, thread, time::Duration};
 
-use mobility_tests::dice::Dice;
+use mobility_tests::{dice::Dice, requirement::Requirement};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::rig::Machine;
@@ -104,6 +104,18 @@ fn what_the_agent_does_is_told_every_minute() {
         (machine.level(0).0.as_str(), machine.heartbeat()["status"].as_str()),
         ("error", Some("NotReady"))
     );
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units_of_the_heartbeat() {
+    let machine = Machine::enabled();
+    let units = ["timer", "service"]
+        .map(|kind| machine.path(&format!("etc/systemd/system/mobility-agent-extension.{kind}")));
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(units).output();
+    let found = verified.map_err(|err| format!("systemd-analyze cannot be asked: {err}"));
+    let Some(verified) = Requirement::Packaging.or_skip(found) else { return };
+    let said = [verified.stdout, verified.stderr].concat();
+    assert!(verified.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
 
 /// Another service in the settings is not followed in silence, and the agent goes on.
