@@ -68,7 +68,7 @@ case "$kind" in
         ;;
     rpm)
         options=(--package "$folder" --output "$out" --target-dir "$stage" --auto-req builtin --source-date "$SOURCE_DATE_EPOCH")
-        if $quick; then options+=(--payload-compress gzip); fi
+        if $quick; then options+=(--payload-compress none); fi
         if [ -n "$version" ]; then options+=(--set-metadata "version = \"$version\""); fi
         (cd "$root" && CARGO_TARGET_DIR="$stage" cargo generate-rpm "${options[@]}")
         made=$(ls -t "$out/${name}"-*.rpm | head -1)

@@ -1,8 +1,7 @@
 """Prints the SBOM of one of the programs, in CycloneDX 1.5: the crates that are compiled into it, with version, licence and
 the digest that Cargo.lock holds it to.
 
-From `cargo metadata`, which is what builds it. Deliberately not here: crates that only tests and build scripts need, and the
-C library, which is the system's.
+Deliberately not here: crates that only tests, build scripts and macros need, and the C library, which is the system's.
 
     packaging/sbom.py mobility-agent
 """
@@ -23,16 +22,14 @@ def metadata():
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def compiled_in(nodes, start):
-    """The packages that are linked into `start`, found by following ordinary dependencies."""
-    found, waiting = {start}, [start]
-    while waiting:
-        for dependency in nodes[waiting.pop()]["deps"]:
-            ordinary = any(kind["kind"] is None for kind in dependency["dep_kinds"])
-            if ordinary and dependency["pkg"] not in found:
-                found.add(dependency["pkg"])
-                waiting.append(dependency["pkg"])
-    return found
+def compiled_in(name):
+    """Names and versions of the packages that are linked into a program. `cargo metadata` joins the features of all programs of
+    the workspace, so one would be said to hold what only the other does; `cargo tree` does not."""
+    command = ["cargo", "tree", "--locked", "--package", name, "--edges", "normal,no-proc-macro", "--target", TARGET]
+    command += ["--prefix", "none", "--format", "{p}"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    words = [line.split() for line in lines if line]
+    return {(name, version.removeprefix("v")) for name, version, *_ in words}
 
 
 def component(package, digests):
@@ -58,7 +55,8 @@ def main(name):
     lock = tomllib.loads((ROOT / "Cargo.lock").read_text())
     digests = {(p["name"], p["version"]): p.get("checksum") for p in lock["package"]}
     start = next(id for id in read["workspace_members"] if packages[id]["name"] == name)
-    wanted = compiled_in(nodes, start)
+    there = compiled_in(name)
+    wanted = {id for id, package in packages.items() if (package["name"], package["version"]) in there}
     refs = {id: f"pkg:cargo/{packages[id]['name']}@{packages[id]['version']}" for id in wanted}
     depends = {
         refs[id]: sorted({refs[d["pkg"]] for d in nodes[id]["deps"] if d["pkg"] in wanted}) for id in wanted
