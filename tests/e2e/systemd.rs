@@ -74,7 +74,6 @@ fn an_agent_whose_service_is_away_is_ready_all_the_same_and_alive() {
     let image = image(&scratch, 8 * MIB);
     let (mut manager, path) = manager(&scratch);
     let mut service = ServiceProcess::new(scratch.path("service"));
-    service.start();
     let setup = Setup::enrolled(&scratch, &[&image], &service)
         .variable("NOTIFY_SOCKET", path.to_str().unwrap())
         .variable("WATCHDOG_USEC", "2000000");
