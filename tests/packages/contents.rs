@@ -10,11 +10,11 @@ use mobility_tests::{binary::program, scratch::run};
 use crate::made::{AGENT, PRODUCTS, Product, SERVICE, can_make, commands, make, package, programs, unpacked};
 
 /// The files of a package with their modes. Directories are what the files need, and belong to everybody.
-fn files(kind: &'static str, product: Product) -> BTreeMap<String, String> {
-    let path = package(kind, product).to_str().unwrap();
+fn files(kind: &str, product: Product) -> BTreeMap<String, String> {
+    let path = package(kind, product);
     let listed = match kind {
-        "deb" => run("dpkg-deb", &["-c", path]),
-        _ => run("rpm", &["-qlvp", path]),
+        "deb" => run("dpkg-deb", &["-c", path.to_str().unwrap()]),
+        _ => run("rpm", &["-qlvp", path.to_str().unwrap()]),
     };
     let file = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -174,13 +174,13 @@ fn the_same_programs_give_the_same_package() {
         let again = make(kind, product, elsewhere.path(), &[]);
         let first = package(kind, product);
         assert!(
-            fs::read(first).unwrap() == fs::read(&again).unwrap(),
+            fs::read(&first).unwrap() == fs::read(&again).unwrap(),
             "{} differs from {}",
             first.display(),
             again.display()
         );
         let sbom = |package: &Path| fs::read(format!("{}.sbom.cdx.json", package.display())).unwrap();
-        assert!(sbom(first) == sbom(&again));
+        assert!(sbom(&first) == sbom(&again));
     }
 }
 

@@ -3,8 +3,8 @@
 //! Deliberately not here: what should be in them.
 
 use std::{
-    collections::BTreeMap,
-    env, fs,
+    env,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
@@ -60,25 +60,81 @@ pub(crate) fn make(kind: &str, product: Product, dir: &Path, more: &[&str]) -> P
     let mut arguments =
         vec![kind, product.what, "--quick", "--out", &out, "--programs", programs.to_str().unwrap()];
     arguments.extend(more);
-    let said = run(root().join("packaging/build.sh").to_str().unwrap(), &arguments);
+    let output = Command::new(root().join("packaging/build.sh"))
+        .args(arguments)
+        // Not the last commit's: what was made before it is as good.
+        .env("SOURCE_DATE_EPOCH", "1790000000")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     let made = said.rsplit_once("made ").unwrap_or_else(|| panic!("{said}")).1.trim();
     PathBuf::from(made)
 }
 
-/// Packages by kind and program.
-type Packages = BTreeMap<(&'static str, &'static str), PathBuf>;
+/// The version that packages are upgraded to.
+pub(crate) const NEWER: &str = "99.0.0";
 
-static MADE: LazyLock<(tempfile::TempDir, Packages)> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap();
-    let all = ["deb", "rpm"].into_iter().flat_map(|kind| PRODUCTS.map(|product| (kind, product)));
-    let made =
-        all.map(|(kind, product)| ((kind, product.name), make(kind, product, dir.path(), &[]))).collect();
-    (dir, made)
+/// Where the packages are: made once for all tests, which may be processes of their own, and again when anything that they are
+/// made of has changed.
+static MADE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = root().join("target/test-packages");
+    fs::create_dir_all(&dir).unwrap();
+    let lock = File::create(dir.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let (made, key) = (dir.join("made"), made_of());
+    if fs::read_to_string(made.join("key")).ok().as_ref() != Some(&key) {
+        let _ = fs::remove_dir_all(&made);
+        fs::create_dir_all(&made).unwrap();
+        for kind in ["deb", "rpm"] {
+            PRODUCTS.iter().for_each(|product| drop(make(kind, *product, &made, &[])));
+            make(kind, AGENT, &made, &["--version", NEWER]);
+        }
+        fs::write(made.join("key"), key).unwrap();
+    }
+    made
 });
 
+/// Another word for each content of what packages are made of.
+fn made_of() -> String {
+    let mut files: Vec<_> = PRODUCTS.iter().map(|product| programs().join(product.name)).collect();
+    let mut folders = vec![root().join("packaging"), root().join("systemd")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let into = if entry.file_type().unwrap().is_dir() { &mut folders } else { &mut files };
+            into.push(entry.path());
+        }
+    }
+    let others = [
+        "docs/CHANGELOG.md",
+        "docs/EXIT_CODES.md",
+        "Cargo.lock",
+        "agent/daemon/Cargo.toml",
+        "agent/recovery/Cargo.toml",
+    ];
+    files.extend(others.map(|file| root().join(file)));
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    for file in files {
+        hasher.update(file.as_os_str().as_encoded_bytes());
+        hasher.update_reader(File::open(file).unwrap()).unwrap();
+    }
+    hasher.finalize().to_string()
+}
+
 /// The package of this version.
-pub(crate) fn package(kind: &'static str, product: Product) -> &'static Path {
-    &MADE.1[&(kind, product.name)]
+pub(crate) fn package(kind: &str, product: Product) -> PathBuf {
+    package_of(env!("CARGO_PKG_VERSION"), kind, product)
+}
+
+/// The package of some version.
+pub(crate) fn package_of(version: &str, kind: &str, product: Product) -> PathBuf {
+    let between = if kind == "deb" { '_' } else { '-' };
+    let beginning = format!("{}{between}{version}-1", product.name);
+    let names = fs::read_dir(&*MADE).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let name =
+        names.filter(|name| name.starts_with(&beginning) && name.ends_with(&format!(".{kind}"))).last();
+    MADE.join(name.unwrap_or_else(|| panic!("no {beginning} was made")))
 }
 
 /// What a package holds, unpacked.

@@ -3,16 +3,16 @@
 //!
 //! Deliberately not here: what they do where a service manager runs.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use mobility_tests::{binary::program, requirement::Requirement};
 use rustix::process::geteuid;
 
-use crate::made::{AGENT, Product, SERVICE, can_make, make, package};
+use crate::made::{AGENT, NEWER, Product, SERVICE, can_make, package, package_of};
 
 /// Runs `script` as root of the copy, in which the packages are at `/packages`, and gives back what it printed.
 #[track_caller]
-fn on_a_copy(script: &str, packages: &[&Path]) -> Option<String> {
+fn on_a_copy(script: &str, packages: &[PathBuf]) -> Option<String> {
     let found = if geteuid().is_root() { Ok(()) } else { Err("this is not root".to_owned()) };
     Requirement::Root.or_skip(found)?;
     let dir = tempfile::tempdir().unwrap();
@@ -73,8 +73,7 @@ fn root_dpkg_installs_upgrades_removes_and_purges_the_agent() {
     if !can_make() {
         return;
     }
-    let next = tempfile::tempdir().unwrap();
-    let newer = make("deb", AGENT, next.path(), &["--version", "99.0.0"]);
+    let newer = package_of(NEWER, "deb", AGENT);
     let script = format!(
         r#"
         cd /packages
@@ -114,7 +113,7 @@ fn root_dpkg_installs_upgrades_removes_and_purges_the_agent() {
         echo 'all of it held'
     "#
     );
-    let Some(said) = on_a_copy(&script, &[package("deb", AGENT), &newer]) else { return };
+    let Some(said) = on_a_copy(&script, &[package("deb", AGENT), newer]) else { return };
     assert!(said.trim_end().ends_with("all of it held"), "{said}");
 }
 
@@ -123,8 +122,7 @@ fn root_one_that_was_disabled_stays_so_over_an_upgrade() {
     if !can_make() {
         return;
     }
-    let next = tempfile::tempdir().unwrap();
-    let newer = make("deb", AGENT, next.path(), &["--version", "99.0.0"]);
+    let newer = package_of(NEWER, "deb", AGENT);
     let script = "
         cd /packages
         dpkg -i --force-depends mobility-agent_0*.deb
@@ -132,7 +130,7 @@ fn root_one_that_was_disabled_stays_so_over_an_upgrade() {
         dpkg -i --force-depends mobility-agent_99*.deb
         test ! -e /etc/systemd/system/multi-user.target.wants/mobility-agent.service
     ";
-    on_a_copy(script, &[package("deb", AGENT), &newer]);
+    on_a_copy(script, &[package("deb", AGENT), newer]);
 }
 
 #[test]
@@ -165,8 +163,7 @@ fn root_rpm_installs_upgrades_and_removes_both() {
     if !can_make() {
         return;
     }
-    let next = tempfile::tempdir().unwrap();
-    let newer = make("rpm", AGENT, next.path(), &["--version", "99.0.0"]);
+    let newer = package_of(NEWER, "rpm", AGENT);
     let (agent, service) = (rpm_names(AGENT), rpm_names(SERVICE));
     let script = format!(
         "
@@ -193,7 +190,7 @@ fn root_rpm_installs_upgrades_and_removes_both() {
         test -d /var/lib/recovery-service/storage
         "
     );
-    on_a_copy(&script, &[package("rpm", AGENT), package("rpm", SERVICE), &newer]);
+    on_a_copy(&script, &[package("rpm", AGENT), package("rpm", SERVICE), newer]);
 }
 
 /// The agent's own word for what a unit's condition looks at.
