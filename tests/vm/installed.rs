@@ -10,6 +10,7 @@ use std::{
 
 use mobility_tests::{
     agent_process::{Point, program},
+    requirement::Requirement,
     scratch::{Scratch, run, try_run},
     service_process::ServiceProcess,
 };
@@ -24,6 +25,9 @@ use crate::{
 pub(crate) const SOON: Duration = Duration::from_secs(300);
 /// The policy's interval, in seconds.
 const INTERVAL: &str = "5";
+/// Where the agent's packages are in a guest.
+const PACKAGE: &str = "/root/agent.deb";
+const UPGRADE: &str = "/root/upgrade.deb";
 
 /// A guest, the service that protects it, and where its files are. What is declared first ends first.
 pub(crate) struct Installed {
@@ -42,15 +46,41 @@ pub(crate) fn service(scratch: &Scratch) -> ServiceProcess {
     service
 }
 
-/// Puts the agent's program and its unit into a disk.
-pub(crate) fn put_agent(disk: &GuestDisk, scratch: &Scratch) {
+/// The version of the package that a guest is upgraded to.
+const HIGHER: &str = "9.9.9";
+
+/// Makes the agent's package and one of a higher version, and puts both into a disk, at [`PACKAGE`] and [`UPGRADE`].
+pub(crate) fn put_packages(disk: &GuestDisk, scratch: &Scratch) {
+    let programs = program("mobility-agent").parent().unwrap().to_owned();
     let opened = disk.open(scratch.path("guest"));
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    opened.put(&program("mobility-agent"), "usr/bin/mobility-agent");
-    run("strip", &[opened.point().join("usr/bin/mobility-agent").to_str().unwrap()]);
-    let unit = project.join("tests/vm/agent.service");
-    opened.put(&unit, "usr/lib/systemd/system/mobility-agent.service");
-    fs::create_dir_all(opened.point().join("var/lib/mobility-agent")).unwrap();
+    for (more, to) in [(&[][..], PACKAGE), (&["--version", HIGHER][..], UPGRADE)] {
+        let out = tempfile::tempdir_in(scratch.dir()).unwrap();
+        let [programs, into] = [&programs, out.path()].map(|path| path.to_str().unwrap());
+        let mut arguments = vec!["deb", "agent", "--quick", "--programs", programs, "--out", into];
+        arguments.extend(more);
+        let said = run(project().join("packaging/build.sh").to_str().unwrap(), &arguments);
+        let made = said.rsplit_once("made ").unwrap_or_else(|| panic!("{said}")).1.trim();
+        opened.put(Path::new(made), to.trim_start_matches('/'));
+    }
+}
+
+/// Installs the package in a guest, as its administrator does.
+pub(crate) fn install(machine: &mut Machine) {
+    machine.run(&format!("dpkg -i {PACKAGE}"));
+}
+
+/// The repository.
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Whether packages can be made here; the test is skipped or fails where they cannot.
+#[must_use]
+#[track_caller]
+pub(crate) fn can_package() -> Option<()> {
+    let there = project().join("target/package-tools/bin/cargo-deb").exists();
+    let lack = || "there is no cargo-deb: run packaging/install-package-tools.sh".to_owned();
+    Requirement::Packaging.or_skip(there.then_some(()).ok_or_else(lack))
 }
 
 impl Installed {
@@ -66,13 +96,14 @@ impl Installed {
         let scratch = Scratch::new();
         let service = service(&scratch);
         let disk = GuestDisk::new(base, scratch.path("root.img"));
-        put_agent(&disk, &scratch);
+        put_packages(&disk, &scratch);
         if let Some(kernel) = kernel {
             let opened = disk.open(scratch.path("guest"));
             fs::write(opened.point().join("boot/grub/choice.cfg"), format!("set kernel={kernel}\n")).unwrap();
         }
         let machine = Machine::boot(&scratch.path("vm"), &disk.image);
         let mut installed = Installed { machine, service, disk, scratch };
+        install(&mut installed.machine);
         installed.enrol();
         installed
     }
@@ -91,10 +122,17 @@ impl Installed {
         self.machine.run(&format!("mobility-agent enroll {flags}"));
     }
 
+    /// Installs the package of the higher version over the other.
+    pub(crate) fn upgrade(&mut self) {
+        self.machine.run(&format!("dpkg -i {UPGRADE}"));
+        let version = self.machine.run("dpkg-query -W -f '${Version}' mobility-agent");
+        assert!(version.starts_with(HIGHER), "{version}");
+    }
+
     /// Starts the agent with this configuration.
     pub(crate) fn protect(&mut self, configuration: &str) {
         self.configure(configuration);
-        self.machine.run("systemctl enable --now mobility-agent");
+        self.machine.run("systemctl restart mobility-agent");
     }
 
     /// Replaces the operator's fragment of configuration.

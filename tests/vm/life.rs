@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     guest_disk::{GuestDisk, differing},
-    installed::{Installed, SOON, protected},
+    installed::{Installed, SOON, can_package, protected},
     machine::{Machine, base},
 };
 
@@ -21,7 +21,7 @@ const UNSEEN: u64 = 8 * MIB;
 
 #[test]
 fn root_vm_a_machine_is_protected_destroyed_and_lives_on_elsewhere() {
-    let Some(base) = base() else { return };
+    let (Some(base), Some(())) = (base(), can_package()) else { return };
     let begin = Instant::now();
     let stage = |name: &str| eprintln!("{:4} s  {name}", begin.elapsed().as_secs());
     let mut guest = Installed::new(&base);
@@ -30,6 +30,8 @@ fn root_vm_a_machine_is_protected_destroyed_and_lives_on_elsewhere() {
     stage("root disk protected");
     a_killed_agent_is_started_again_and_compares_nothing(&mut guest);
     stage("killed");
+    an_upgrade_compares_nothing(&mut guest);
+    stage("upgraded");
     the_root_is_frozen_for_a_point(&mut guest);
     stage("frozen");
     a_disk_comes_grows_and_goes(&mut guest);
@@ -58,6 +60,16 @@ fn a_killed_agent_is_started_again_and_compares_nothing(guest: &mut Installed) {
     let after = guest.wait_for("the next agent", |status| status["pid"] != before["pid"]);
     guest.next_point();
     let after = guest.wait_for("its protection", |status| status["pid"] == after["pid"] && protected(status));
+    assert_eq!(untouched(&after), untouched(&before), "{after}");
+}
+
+fn an_upgrade_compares_nothing(guest: &mut Installed) {
+    let before = guest.wait_for("a point", protected);
+    guest.upgrade();
+    guest.machine.run("head -c 1000000 /dev/urandom >/srv/upgraded");
+    guest.wait_for("the agent of the new package", |status| status["pid"] != before["pid"]);
+    guest.next_point();
+    let after = guest.wait_for("its protection", protected);
     assert_eq!(untouched(&after), untouched(&before), "{after}");
 }
 

@@ -127,7 +127,8 @@ impl Machine {
 
     /// Starts the system anew, as an administrator does.
     pub(crate) fn reboot(&mut self) {
-        self.run("systemctl --no-block reboot");
+        // Whether the answer is quicker than the reboot is not known.
+        let _ = self.shell.ask_within("systemctl --no-block reboot", MOMENT, Duration::from_secs(5));
         self.wait_for_boot();
     }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     guest_disk::GuestDisk,
-    installed::{put_agent, service},
+    installed::{can_package, install, put_packages, service},
     machine::{HOST, Machine, base},
 };
 
@@ -47,12 +47,13 @@ fn says(machine: &mut Machine, before: &str, flags: &str, of: &str, outcome: &st
 
 #[test]
 fn root_vm_check_explains_what_is_missing() {
-    let Some(base) = base() else { return };
+    let (Some(base), Some(())) = (base(), can_package()) else { return };
     let scratch = Scratch::new();
     let service = service(&scratch);
     let disk = GuestDisk::new(&base, scratch.path("root.img"));
-    put_agent(&disk, &scratch);
+    put_packages(&disk, &scratch);
     let mut machine = Machine::boot(&scratch.path("vm"), &disk.image);
+    install(&mut machine);
     says(&mut machine, "", "", "tracker", "good", &[]);
     says(&mut machine, "", "--disk /dev/vda", "disk", "good", &["mounted at /"]);
 
