@@ -34,6 +34,8 @@ use crate::dice::Dice;
 
 /// How long any request may take.
 const PATIENCE: Duration = Duration::from_secs(100);
+/// How long a connection is kept that is not used: less than the service does, as agents do.
+const KEPT: Duration = Duration::from_secs(45);
 /// How long it waits for commands, in seconds.
 const WAIT_S: u64 = 50;
 /// How many grants it asks for at once.
@@ -295,6 +297,7 @@ fn client(authority: &str, number: usize, identity: Option<&str>) -> Client {
         .tls_certs_only([Certificate::from_pem(authority.as_bytes()).unwrap()])
         .tls_version_min(Version::TLS_1_3)
         .http1_only()
+        .pool_idle_timeout(KEPT)
         .no_proxy()
         .local_address(IpAddr::V4(source))
         .timeout(PATIENCE);

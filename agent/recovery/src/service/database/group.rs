@@ -6,7 +6,7 @@
 //! is there, and the next one has nothing to do with it.
 //!
 //! On SQLite, which takes one writer at a time, every single statement goes this way. On PostgreSQL only heartbeats do, in the
-//! order of their machines: then two instances never wait for each other's rows both. Deliberately not here: what the statements say.
+//! order of their machines: then two transactions never wait for each other's rows both. Deliberately not here: what the statements say.
 
 use std::{
     sync::{
@@ -30,6 +30,8 @@ pub(super) const MOST: usize = 256;
 const QUEUE: usize = 16_384;
 /// How long a statement may wait until there is room in the queue.
 const ROOM: Duration = Duration::from_secs(20);
+/// Transactions at once on PostgreSQL, each of which waits for the server's answer to one statement after the other.
+const AT_ONCE: usize = 4;
 /// How long a transaction may be held up for others that can wait, too.
 const LINGER: Duration = Duration::from_millis(20);
 
@@ -61,7 +63,10 @@ struct Entry {
 
 /// Where statements go. What it hands them to ends with the last of its copies.
 #[derive(Clone)]
-pub(super) struct Group(mpsc::Sender<Entry>);
+pub(super) struct Group {
+    queue: mpsc::Sender<Entry>,
+    room: Duration,
+}
 
 impl Group {
     /// Needs a runtime to work in.
@@ -70,16 +75,27 @@ impl Group {
         one_writer: Option<&'static Semaphore>,
         transactions: Arc<AtomicU64>,
     ) -> Group {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(Collector { pool, one_writer, transactions, queue }.run());
-        Group(sender)
+        Group::limited(pool, one_writer, transactions, QUEUE, ROOM)
+    }
+
+    fn limited(
+        pool: AnyPool,
+        one_writer: Option<&'static Semaphore>,
+        transactions: Arc<AtomicU64>,
+        most: usize,
+        room: Duration,
+    ) -> Group {
+        let (sender, queue) = mpsc::channel(most);
+        let writer = Arc::new(Writer { pool, one_writer, transactions });
+        tokio::spawn(Collector { writer, queue }.run());
+        Group { queue: sender, room }
     }
 
     /// Runs a statement with others, and comes back when what it did is durable.
     pub(super) async fn run(&self, waiting: Waiting) -> Result<Done> {
         let (answer, answered) = oneshot::channel();
         let busy = || DatabaseError::Together("too much waits to be written".to_owned());
-        let room = timeout(ROOM, self.0.reserve()).await.map_err(|_| busy())?;
+        let room = timeout(self.room, self.queue.reserve()).await.map_err(|_| busy())?;
         room.map_err(|_| gone())?.send(Entry { waiting, answer });
         answered.await.map_err(|_| gone())?
     }
@@ -90,20 +106,25 @@ fn gone() -> DatabaseError {
 }
 
 struct Collector {
-    pool: AnyPool,
-    one_writer: Option<&'static Semaphore>,
-    transactions: Arc<AtomicU64>,
+    writer: Arc<Writer>,
     queue: mpsc::Receiver<Entry>,
 }
 
 impl Collector {
     async fn run(mut self) {
+        let free = Arc::new(Semaphore::new(if self.writer.one_writer.is_some() { 1 } else { AT_ONCE }));
         while let Some(first) = self.queue.recv().await {
+            // While none is free, others gather.
+            let Ok(turn) = free.clone().acquire_owned().await else { return };
             let mut entries = self.collect(first).await;
             // Nobody waits for these any more, and nothing relies on them.
             entries.retain(|entry| !entry.answer.is_closed());
             entries.sort_by(|one, other| one.waiting.order.cmp(&other.waiting.order));
-            self.answer(entries).await;
+            let writer = self.writer.clone();
+            tokio::spawn(async move {
+                writer.answer(entries).await;
+                drop(turn);
+            });
         }
     }
 
@@ -126,7 +147,15 @@ impl Collector {
         }
         entries
     }
+}
 
+struct Writer {
+    pool: AnyPool,
+    one_writer: Option<&'static Semaphore>,
+    transactions: Arc<AtomicU64>,
+}
+
+impl Writer {
     /// Runs all in one transaction, and then answers each.
     async fn answer(&self, entries: Vec<Entry>) {
         if entries.is_empty() {
@@ -279,6 +308,37 @@ mod tests {
             let drop = format!("DROP TRIGGER broken_{how}");
             query(sqlx::AssertSqlSafe(drop)).execute(&database.pool).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn more_than_may_wait_is_refused_after_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut database = open(dir.path()).await;
+        let (pool, one_writer) = (database.pool.clone(), database.one_writer);
+        database.group = Group::limited(pool, one_writer, Arc::default(), 2, Duration::from_millis(50));
+        // Held, so that nothing can be written yet: a few are collected, two wait, and there is room for no more.
+        let writer = database.writer().await;
+        let all: Vec<_> = (0..10)
+            .map(|number| {
+                let database = database.clone();
+                let statement =
+                    query("INSERT INTO settings (name, value) VALUES ($1, '')").bind(number.to_string());
+                tokio::spawn(async move { database.write(statement).await })
+            })
+            .collect();
+        while !all.iter().any(tokio::task::JoinHandle::is_finished) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(writer);
+        let mut written = 0;
+        for one in all {
+            match one.await.unwrap() {
+                Ok(changed) => written += changed,
+                Err(err) => assert!(err.to_string().contains("too much waits"), "{err}"),
+            }
+        }
+        assert!((3..10).contains(&written), "{written}");
+        assert_eq!(there(&database).await.len() as u64, written);
     }
 
     #[tokio::test]
