@@ -17,32 +17,14 @@ case "${1:-}" in
     *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 64 ;;
 esac
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null; then sudo -n "$@"
-    else say "needs root or sudo for: $*" >&2; return 1
-    fi
-}
-
 debian() {
     # gcc compiles zstd and the assembly of BLAKE3. clang and llvm-strip only rebuild the BPF object to compare it.
-    local wanted=(gcc make libc6-dev git ca-certificates curl util-linux kmod e2fsprogs) missing=() package
+    local wanted=(gcc make libc6-dev git ca-certificates curl util-linux kmod e2fsprogs)
     if ! $only_build; then
         wanted+=(clang llvm fio xfsprogs btrfs-progs sqlite3 python3 python3-venv postgresql mariadb-server patch
             iproute2 nftables tcpdump tinyproxy-bin faketime)
     fi
-    for package in "${wanted[@]}"; do
-        case "$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)" in
-            ii*) ;;
-            *) missing+=("$package") ;;
-        esac
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    say "installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
-    retry as_root apt-get update -qq
-    retry as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" \
-        >/dev/null
+    debian_packages "${wanted[@]}"
 }
 
 fedora() {

@@ -31,7 +31,7 @@ main() {
     # Who downloads gives its rights away, and must be able to write there all the same.
     chmod 777 "$there/packages"
     if ! fetch "$there/packages" 2>/dev/null; then
-        if [ "$(id -u)" = 0 ]; then apt-get update -qq; else sudo -n apt-get update -qq; fi
+        as_root apt-get update -qq
         fetch "$there/packages"
     fi
     local package

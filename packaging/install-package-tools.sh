@@ -37,20 +37,8 @@ zig() {
 }
 
 distribution() {
-    local wanted=(binutils dpkg-dev fakeroot lintian rpm rpmlint systemd) missing=() package
     command -v apt-get >/dev/null || { say "no apt-get here: lintian and rpmlint are not installed" >&2; return 0; }
-    for package in "${wanted[@]}"; do
-        case "$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)" in
-            ii*) ;;
-            *) missing+=("$package") ;;
-        esac
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    say "installing ${missing[*]}"
-    local as_root=(env)
-    [ "$(id -u)" = 0 ] || as_root=(sudo -n env)
-    retry "${as_root[@]}" apt-get update -qq
-    retry "${as_root[@]}" DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+    debian_packages binutils dpkg-dev fakeroot lintian rpm rpmlint systemd
 }
 
 main() {

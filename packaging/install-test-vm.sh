@@ -22,28 +22,6 @@ declare -A kernels=(
 )
 work=
 
-as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null; then sudo -n "$@"
-    else say "needs root or sudo for: $*" >&2; return 1
-    fi
-}
-
-packages() {
-    local wanted=(qemu-system-x86 mmdebstrap e2fsprogs fdisk) missing=() package
-    for package in "${wanted[@]}"; do
-        case "$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)" in
-            ii*) ;;
-            *) missing+=("$package") ;;
-        esac
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    say "installing ${missing[*]}"
-    retry as_root apt-get update -qq
-    retry as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" \
-        >/dev/null
-}
-
 # What a try before this one left is in the way.
 fresh() {
     local into=$1
@@ -142,7 +120,7 @@ if ! command -v apt-get >/dev/null || [ "$(uname -m)" != x86_64 ]; then
     say "no virtual machine for tests: it needs Debian or its kin on x86_64" >&2
     exit 0
 fi
-packages
+debian_packages qemu-system-x86 mmdebstrap e2fsprogs fdisk
 made=$(cat "${BASH_SOURCE[0]}" "$guest"/* | sha256sum | cut -c1-32)
 [ "$(cat "$vm/base.made" 2>/dev/null || true)" = "$made" ] || as_root "${BASH_SOURCE[0]}" --image "$made"
 say "done"

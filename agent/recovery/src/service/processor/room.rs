@@ -34,19 +34,15 @@ pub(in crate::service) struct TooMuch {
 }
 
 impl Room {
-    /// That of a machine, measured where nobody has done so yet.
-    pub(super) async fn of(
+    /// What a machine's quota leaves, measured where nobody has done so yet.
+    pub(super) async fn within(
+        quota: Option<ByteCount>,
         service: &Service,
         machine: MachineId,
         state: &State,
         lease: &Lease,
     ) -> Answer<Room> {
-        let standing = service.standing(machine).await?;
-        let policy = match standing {
-            Some(standing) => service.database.policy(&standing.policy).await?,
-            None => None,
-        };
-        let Some(quota) = policy.and_then(|policy| policy.quota) else { return Ok(Room::Unlimited) };
+        let Some(quota) = quota else { return Ok(Room::Unlimited) };
         let stored = match state.stored {
             Some(stored) => stored,
             None => measure(service, machine, lease).await?,
@@ -54,8 +50,17 @@ impl Room {
         Ok(Room::Limited { quota, stored })
     }
 
-    /// Takes the room of a commit, if there is enough.
-    pub(super) fn take(&mut self, wanted: ByteCount) -> Result<(), TooMuch> {
+    /// Takes the room of a commit, if there is enough. What is no manifest takes none: it is refused.
+    pub(super) fn take_for(&mut self, manifest: &[u8]) -> Result<(), TooMuch> {
+        match self {
+            Room::Unlimited => Ok(()),
+            Room::Limited { .. } => {
+                SignedManifest::parse(manifest).map_or(Ok(()), |signed| self.take(size(&signed)))
+            }
+        }
+    }
+
+    fn take(&mut self, wanted: ByteCount) -> Result<(), TooMuch> {
         let Room::Limited { quota, stored } = self else { return Ok(()) };
         let after = ByteCount(stored.0.saturating_add(wanted.0));
         if after > *quota {
@@ -64,6 +69,12 @@ impl Room {
         *stored = after;
         Ok(())
     }
+}
+
+/// A machine's quota, if its policy gives one.
+pub(super) async fn quota(service: &Service, machine: MachineId) -> Answer<Option<ByteCount>> {
+    let Some(standing) = service.standing(machine).await? else { return Ok(None) };
+    Ok(service.database.policy(&standing.policy).await?.and_then(|policy| policy.quota))
 }
 
 /// How much the segments of a commit take.

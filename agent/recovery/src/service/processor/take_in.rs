@@ -140,14 +140,14 @@ pub(in crate::service) async fn take_in(
     key: PublicKey,
     lease: &Lease,
 ) -> Answer<End> {
-    let began = Instant::now();
+    let (began, quota) = (Instant::now(), room::quota(service, machine).await?);
     loop {
         let state = service.database.state(machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
         if state.refused >= state.generation {
             return Ok(End::Nothing);
         }
         let known = state.head.as_ref().map(|head| head.digest);
-        let room = Room::of(service, machine, &state, lease).await?;
+        let room = Room::within(quota, service, machine, &state, lease).await?;
         let intake = service.intakes.take(machine).filter(|kept| kept.head().map(|h| h.digest) == known);
         let batch = service
             .blocking_claimed(lease, move |stores| {
@@ -215,10 +215,7 @@ impl Batch<'_> {
             else {
                 return Err(self.without(generation, epoch));
             };
-            // What is no manifest takes no room: it is refused.
-            if let Ok(signed) = SignedManifest::parse(&bytes) {
-                room.take(room::size(&signed)).map_err(End::Full)?;
-            }
+            room.take_for(&bytes).map_err(End::Full)?;
             intake.admit(generation, epoch).map_err(|err| ending(generation, epoch, &err))?;
             self.note(intake, taken)?;
         }

@@ -29,9 +29,9 @@ pub(super) async fn work(service: &Service, machine: MachineId, lease: &Lease) -
 async fn thin(service: &Service, machine: MachineId, lease: &Lease) -> Result<(), Refusal> {
     let Some(standing) = service.standing(machine).await? else { return Ok(()) };
     let Some(policy) = service.database.policy(&standing.policy).await? else { return Ok(()) };
-    if service.database.state(machine).await?.is_none_or(|state| state.head.is_none()) {
+    let Some(state) = service.database.state(machine).await?.filter(|state| state.head.is_some()) else {
         return Ok(());
-    }
+    };
     let ladder: Ladder = policy.retention.parse().map_err(|err| Refusal::failing(&err))?;
     let pinned = service.database.pins(machine).await?.into_iter().map(Epoch).collect();
     let report = service
@@ -41,9 +41,10 @@ async fn thin(service: &Service, machine: MachineId, lease: &Lease) -> Result<()
         })
         .await?;
     room::measure(service, machine, lease).await?;
-    // What waited for room.
-    service.database.want(Job::Intake, machine, Timestamp::now()).await?;
-    service.work.notify_one();
+    if state.over_quota {
+        service.database.want(Job::Intake, machine, Timestamp::now()).await?;
+        service.work.notify_one();
+    }
     if !report.removed.is_empty() {
         let message =
             format!("{} points went by the policy, {} stay", report.removed.len(), report.kept.len());
