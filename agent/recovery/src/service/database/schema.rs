@@ -7,7 +7,7 @@ use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result};
 
-const STEPS: [&[&str]; 3] = [FIRST, SECOND, THIRD];
+const STEPS: [&[&str]; 4] = [FIRST, SECOND, THIRD, FOURTH];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE policies (
@@ -109,6 +109,29 @@ const THIRD: &[&str] = &[
     "ALTER TABLE states ADD COLUMN stored BIGINT",
     "ALTER TABLE states ADD COLUMN over_quota BIGINT NOT NULL DEFAULT 0",
     "ALTER TABLE machines ADD COLUMN paused BIGINT NOT NULL DEFAULT 0",
+];
+
+/// Where a machine is to run when it is failed over, as far as somebody said; which networks stand for which; whose sessions may
+/// begin while a machine is failed over; failovers, each with all that is known of it as its body.
+const FOURTH: &[&str] = &[
+    "ALTER TABLE machines ADD COLUMN target TEXT",
+    "ALTER TABLE machines ADD COLUMN gate TEXT",
+    "CREATE TABLE network_mappings (
+        source TEXT PRIMARY KEY,
+        target TEXT NOT NULL)",
+    "CREATE TABLE failovers (
+        id TEXT PRIMARY KEY,
+        machine TEXT NOT NULL REFERENCES machines (id),
+        place TEXT NOT NULL,
+        created BIGINT NOT NULL,
+        version BIGINT NOT NULL,
+        busy BIGINT NOT NULL,
+        ended BIGINT NOT NULL,
+        claimed_by TEXT,
+        claimed_until BIGINT NOT NULL DEFAULT 0,
+        body TEXT NOT NULL)",
+    "CREATE INDEX failovers_of ON failovers (machine, created)",
+    "CREATE INDEX failovers_busy ON failovers (busy, claimed_until)",
 ];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.
