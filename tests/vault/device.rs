@@ -3,13 +3,14 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use mobility_format::{BlockRange, Epoch};
-use mobility_recovery::{Catalog, RestoreError, restore_to_device};
+use mobility_recovery::{Catalog, Destination, Format, RestoreError, restore_disk};
 use mobility_tests::{
     requirement::Requirement,
     vault_maker::{Flavour, VaultMaker},
@@ -51,8 +52,11 @@ fn root_a_device_holds_the_disk_afterwards_and_nothing_else_changed() {
     fs::write(&backing, vec![0xAB; 4 << 20]).unwrap();
     let Some(device) = Requirement::Root.or_skip(Loop::attach(&backing)) else { return };
     let catalog = Catalog::load_locked(&maker.vault, maker.machine).unwrap();
-    let restore =
-        |disk: usize| restore_to_device(&catalog, Epoch(1), maker.disks[disk].id, &device.0, |_, _| {});
+    let to = Destination::Device { path: device.0.clone(), format: Format::Raw };
+    let restore = |disk: usize| {
+        let id = maker.disks[disk].id;
+        restore_disk(&catalog, Epoch(1), id, &to, true, |_| ControlFlow::Continue(()))
+    };
     assert!(matches!(restore(1), Err(RestoreError::TooSmall { .. })));
     let exclusive = rustix::fs::OFlags::EXCL.bits() as i32;
     let held = fs::OpenOptions::new().read(true).custom_flags(exclusive).open(&device.0).unwrap();

@@ -25,7 +25,10 @@ pub use intake::{Doubted, Intake, IntakeError, IntakeErrorKind, verify_segment};
 pub use keys::ObjectKey;
 pub use prune::{PruneError, PruneReport, Untouched, prune, prune_but};
 pub use records::MachineRecord;
-pub use restore::{Progress, RestoreError, Restored, image_names, restore_to_device, restore_to_directory};
+pub use restore::{
+    Destination, Differing, Format, Phase, Progress, RestoreError, Restored, image_names, images_in,
+    restore_disk, restore_to_directory,
+};
 pub use select::{SelectError, select};
 #[cfg(feature = "service")]
 pub use storage::{

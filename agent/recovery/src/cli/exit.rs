@@ -5,7 +5,8 @@
 use std::process::ExitCode;
 
 use mobility_recovery::{
-    ContentError, LockError, PruneError, RestoreError, SelectError, StorageError, VaultError,
+    ContentError, LockError, PruneError, RestoreError, SelectError, StorageError, StorageErrorKind,
+    VaultError,
 };
 
 /// Printed below the help.
@@ -17,7 +18,10 @@ Exit codes:
   3  not found: the vault, the machine, the recovery point or the disk
   4  damage was found in the vault
   5  the output was refused: it exists, is too small, is in use or is no block device
-  6  the storage failed: no space, no permission, an input or output error
+  6  the storage failed: no permission, an input or output error
+  7  there is no room where it is written
+  8  what was restored reads back differently from what was written
+  9  stopped by a signal, and cleaned up
 
 Times are in UTC, sizes in binary units.";
 
@@ -55,13 +59,16 @@ fn code_of(err: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if err.is::<NotFound>() || err.is::<SelectError>() {
         return Some(3);
     }
-    if err.is::<StorageError>() || err.is::<std::io::Error>() {
+    if let Some(err) = err.downcast_ref::<StorageError>() {
+        return Some(of_storage(err));
+    }
+    if err.is::<std::io::Error>() {
         return Some(6);
     }
     if let Some(err) = err.downcast_ref::<VaultError>() {
         return match err {
             VaultError::NotFound(_) | VaultError::NotAVault(_) => Some(3),
-            VaultError::Storage(_) => Some(6),
+            VaultError::Storage(err) => Some(of_storage(err)),
             VaultError::Foreign(_) | VaultError::Version { .. } => Some(1),
         };
     }
@@ -72,14 +79,17 @@ fn code_of(err: &(dyn std::error::Error + 'static)) -> Option<u8> {
             RestoreError::Exists(_)
             | RestoreError::NotADevice(_)
             | RestoreError::InUse(_)
+            | RestoreError::Format { .. }
             | RestoreError::TooSmall { .. } => 5,
-            RestoreError::Storage(_) => 6,
+            RestoreError::Storage(err) => of_storage(err),
+            RestoreError::Differs { .. } => 8,
+            RestoreError::Cancelled(_) => 9,
             RestoreError::Locked(err) => of_lock(err),
         });
     }
     if let Some(err) = err.downcast_ref::<PruneError>() {
         return Some(match err {
-            PruneError::Storage(_) => 6,
+            PruneError::Storage(err) => of_storage(err),
             PruneError::Locked(err) => of_lock(err),
             PruneError::Limit { .. } => 1,
         });
@@ -88,12 +98,19 @@ fn code_of(err: &(dyn std::error::Error + 'static)) -> Option<u8> {
 }
 
 fn of_content(err: &ContentError) -> u8 {
-    if err.is_damage() { 4 } else { 6 }
+    match err {
+        ContentError::Storage(err) => of_storage(err),
+        _ => 4,
+    }
+}
+
+fn of_storage(err: &StorageError) -> u8 {
+    if err.kind() == StorageErrorKind::Full { 7 } else { 6 }
 }
 
 fn of_lock(err: &LockError) -> u8 {
     match err {
         LockError::Busy { .. } => 1,
-        LockError::Storage(_) => 6,
+        LockError::Storage(err) => of_storage(err),
     }
 }

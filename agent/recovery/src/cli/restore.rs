@@ -1,13 +1,22 @@
 //! `restore`: brings disks back as of a recovery point.
 
-use std::{io::IsTerminal, path::PathBuf, time::Instant};
+use std::{
+    io::IsTerminal,
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Context, Result};
+use clap::{ArgAction, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use mobility_format::{ByteCount, DiskId, manifest::DiskState};
 use mobility_recovery::{
-    Catalog, Point, Progress, Restored, restore_to_device, restore_to_directory, select,
+    Catalog, Destination, Format, Phase, Point, Progress, Restored, images_in, restore_disk, select,
 };
 use serde_json::json;
 
@@ -30,12 +39,19 @@ pub(super) struct Arguments {
     /// Only this disk, by its id, the beginning of its id, or its name
     #[arg(long, value_name = "ID")]
     disk: Option<String>,
-    /// The directory for the images: one for each disk, raw, sparse, exactly as long as the disk
+    /// The directory for the images: one for each disk, sparse
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// The block device to overwrite with the one disk that is restored
     #[arg(long, value_name = "PATH")]
     to_device: Option<PathBuf>,
+    /// The format: `raw`, exactly as long as the disk; `qcow2`, for QEMU; `vhd`, fixed, as Azure takes it
+    #[arg(long, value_name = "FORMAT", default_value = "raw")]
+    format: Format,
+    /// Whether to read back what was written and compare it
+    #[arg(long, value_name = "yes|no", default_value = "yes", default_missing_value = "yes", num_args = 0..=1,
+          require_equals = true, action = ArgAction::Set, value_parser = yes_or_no)]
+    verify: bool,
     /// Let `latest` or a time choose a point whose consistency could not be shown
     #[arg(long)]
     allow_fuzzy: bool,
@@ -64,8 +80,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
     for disk in restored {
         let (path, size, written) = (disk.path.display(), disk.size, disk.written);
         print(&format!("  {} -> {path}: {size}, of which {written} are not zero\n", disk.name))?;
+        let how = if disk.verified { "read back and compared" } else { "not read back" };
+        print(&format!("     root {}, {how}\n", disk.root))?;
     }
     Ok(Outcome::Done)
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("say `yes` or `no`".to_owned()),
+    }
 }
 
 fn chosen_disks(arguments: &Arguments, point: &Point<'_>) -> Result<Vec<DiskId>> {
@@ -102,26 +128,54 @@ fn restore(
         let style = "{msg:20} [{bar:30}] {binary_bytes_per_sec:>12} {eta:>5}";
         bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
     }
+    let stop = stop_flag()?;
     let progress = |disk: &DiskState, at: Progress| {
         if let Some(bar) = &bar {
+            let doing = if at.phase == Phase::Checking { "checking " } else { "" };
             bar.set_length(at.total.0);
-            bar.set_message(disk.name.clone());
+            bar.set_message(format!("{doing}{}", disk.name));
             bar.set_position(at.done.0);
         }
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let restored = match (&arguments.to_device, &arguments.output, disks) {
-        (Some(device), _, [disk]) => {
-            vec![restore_to_device(catalog, point.epoch(), *disk, device, progress)?]
-        }
-        (_, Some(dir), _) => {
-            restore_to_directory(catalog, point.epoch(), disks, dir, arguments.force, progress)?
-        }
-        _ => anyhow::bail!("name either --output or --to-device"),
-    };
+    let mut restored = Vec::new();
+    for (disk, to) in destinations(arguments, catalog, point, disks)? {
+        let verify = arguments.verify;
+        restored.push(restore_disk(catalog, point.epoch(), disk.id, &to, verify, |at| progress(disk, at))?);
+    }
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
     Ok(restored)
+}
+
+fn destinations<'a>(
+    arguments: &Arguments,
+    catalog: &'a Catalog,
+    point: &Point<'a>,
+    disks: &[DiskId],
+) -> Result<Vec<(&'a DiskState, Destination)>> {
+    let (format, epoch) = (arguments.format, point.epoch());
+    match (&arguments.to_device, &arguments.output) {
+        (Some(path), _) => {
+            let disk = point.manifest().disks.iter().find(|disk| disks.contains(&disk.id));
+            let disk = disk.context("the point has no such disk")?;
+            Ok(vec![(disk, Destination::Device { path: path.clone(), format })])
+        }
+        (_, Some(dir)) => Ok(images_in(catalog, epoch, disks, dir, format, arguments.force)?),
+        _ => anyhow::bail!("name either --output or --to-device"),
+    }
+}
+
+/// What is set by the signals that ask for an end. A second one ends the process at once.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .context("cannot wait for signals")?;
+    }
+    Ok(stop)
 }
 
 fn as_json(point: &Point<'_>, restored: &[Restored]) -> serde_json::Value {
@@ -133,6 +187,9 @@ fn as_json(point: &Point<'_>, restored: &[Restored]) -> serde_json::Value {
             "size": disk.size,
             "written_bytes": disk.written,
             "read_bytes": disk.read,
+            "format": disk.format.name(),
+            "root": disk.root,
+            "verified": disk.verified,
         })
     };
     let bytes = |of: fn(&Restored) -> u64| ByteCount(restored.iter().map(of).sum());

@@ -1,68 +1,53 @@
-//! Restores disks as of a recovery point, to image files or onto block devices.
+//! Restores disks as of a recovery point, to images in several formats, in files or onto block devices.
 //!
 //! An image appears under its name complete and synced, or not at all. Every digest is verified on the way, each stored
-//! extent that is needed is read once, and memory does not grow with the disk. Deliberately not here: choosing the point
-//! (`select`), and what is done with a restored disk.
+//! extent that is needed is read once, what was written can be read back and compared, and memory does not grow with the
+//! disk. Deliberately not here: choosing the point (`select`), and what is done with a restored disk.
 
-mod output;
+mod copy;
+mod destination;
+mod device;
+mod error;
+mod file;
+mod flat;
+mod layout;
+mod medium;
 mod pipeline;
+mod proof;
+mod vhd;
 
-use std::path::{Path, PathBuf};
-
-use mobility_format::{ByteCount, DiskId, Epoch, manifest::DiskState};
-
-use crate::{
-    Catalog,
-    content::ContentError,
-    storage::{Files, LockError, StorageError},
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
 };
-use output::{Device, Image};
 
-/// A disk was not restored. Whatever was begun of an image is gone again; a device is half written.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// Its content cannot be had.
-    #[error(transparent)]
-    Content(#[from] ContentError),
-    /// The point has no such disk.
-    #[error("epoch {epoch} has no disk {disk}")]
-    NoSuchDisk {
-        /// Which was asked for.
-        disk: DiskId,
-        /// Of which epoch.
-        epoch: Epoch,
-    },
-    /// There is a file of that name.
-    #[error("{} exists already: choose another directory, or replace it with --force", .0.display())]
-    Exists(PathBuf),
-    /// It is not a block device.
-    #[error("{} is not a block device: to write an image file use --output", .0.display())]
-    NotADevice(PathBuf),
-    /// Something uses the device.
-    #[error("{} is in use: unmount what is on it and stop what holds it", .0.display())]
-    InUse(PathBuf),
-    /// The device is smaller than the disk.
-    #[error("{} has {available}, and the disk needs {needed}", path.display())]
-    TooSmall {
-        /// The device.
-        path: PathBuf,
-        /// Its size.
-        available: ByteCount,
-        /// The disk's size.
-        needed: ByteCount,
-    },
-    /// Reading or writing failed.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// Somebody removes objects from the vault.
-    #[error(transparent)]
-    Locked(#[from] LockError),
+use mobility_format::{ByteCount, Digest, DiskId, Epoch, manifest::DiskState};
+
+use crate::Catalog;
+use copy::Reporter;
+pub use destination::{Destination, Format};
+use device::Device;
+pub use error::{Differing, RestoreError};
+use file::Image;
+use flat::Flat;
+use layout::Layout;
+use medium::Medium;
+
+/// What a restore is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Copying the disk out of target storage.
+    Copying,
+    /// Reading back what was written.
+    Checking,
 }
 
 /// How far a restore is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// How much of the disk is done.
+    /// What it is doing.
+    pub phase: Phase,
+    /// How much of the disk is done in this phase.
     pub done: ByteCount,
     /// The disk's size.
     pub total: ByteCount,
@@ -77,12 +62,18 @@ pub struct Restored {
     pub name: String,
     /// Where it is now.
     pub path: PathBuf,
-    /// Its size.
+    /// In which format.
+    pub format: Format,
+    /// The disk's size.
     pub size: ByteCount,
-    /// How much of it was written; the rest is zero.
+    /// How much of its content was written; the rest is zero.
     pub written: ByteCount,
     /// How much was read from the vault.
     pub read: ByteCount,
+    /// The digest over the disk's size and the digests of its windows: the same for every image of this disk at this point.
+    pub root: Digest,
+    /// Whether what was written was read back and has this root.
+    pub verified: bool,
 }
 
 /// The file names of the images of `disks`: the last part of the disk's name, and of its id where two would be the same.
@@ -104,8 +95,88 @@ pub fn image_names(disks: &[DiskState]) -> Vec<String> {
     disks.iter().zip(&bases).map(name).collect()
 }
 
-/// Restores disks as of `epoch` into `dir`, one raw sparse image each, exactly as long as the disk. All of them where
-/// `only` is empty. Load the catalog with [`Catalog::load_locked`].
+/// Restores one disk as of `epoch`, and where `verify` says so reads back what was written and compares it. Blocks. Load
+/// the catalog with [`Catalog::load_locked`].
+///
+/// `progress` is asked several times a second at least, and ends the restore by `Break`: within a second, and nothing is
+/// left.
+///
+/// # Errors
+/// See [`RestoreError`].
+pub fn restore_disk(
+    catalog: &Catalog,
+    epoch: Epoch,
+    disk: DiskId,
+    to: &Destination,
+    verify: bool,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Restored, RestoreError> {
+    let (disk, _) = choose(catalog, epoch, &[disk])?.remove(0);
+    let layers = catalog.layers(disk.id, epoch)?;
+    let (mut layout, mut medium) = begin(catalog, epoch, disk, to)?;
+    let at = Progress { phase: Phase::Copying, done: ByteCount(0), total: disk.size };
+    let mut reporter = Reporter { to, at, ask: &mut progress };
+    let work = || {
+        let copied =
+            copy::copy(&catalog.stores, layers, disk.size, &mut *layout, &mut *medium, &mut reporter)?;
+        if verify {
+            copy::check(&*layout, &*medium, disk.size, &copied.proven, &mut reporter)?;
+        }
+        Ok(copied)
+    };
+    match work() {
+        Err(err) => {
+            medium.abandon();
+            Err(err)
+        }
+        Ok(copied) => {
+            medium.publish()?;
+            Ok(Restored {
+                disk: disk.id,
+                name: disk.name.clone(),
+                path: to.path(),
+                format: to.format(),
+                size: disk.size,
+                written: copied.written,
+                read: copied.read,
+                root: copied.proven.root,
+                verified: verify,
+            })
+        }
+    }
+}
+
+type Begun = (Box<dyn Layout>, Box<dyn Medium>);
+
+/// Opens the destination, and says how the disk lies in it.
+fn begin(catalog: &Catalog, epoch: Epoch, disk: &DiskState, to: &Destination) -> Result<Begun, RestoreError> {
+    let refused = |reason: &str| RestoreError::Format {
+        path: to.path(),
+        format: to.format(),
+        reason: reason.to_owned(),
+    };
+    let flat = match to.format() {
+        Format::Raw => Flat::raw(disk.size),
+        Format::Vhd if disk.size.0 > vhd::LARGEST => {
+            return Err(refused("a VHD holds less than 32 TiB; choose raw or qcow2"));
+        }
+        Format::Vhd => {
+            let time = catalog.manifest(epoch).map(|signed| signed.manifest.time).unwrap_or_default();
+            let identity = [&disk.id.0[..], &epoch.0.to_le_bytes()].concat();
+            Flat::vhd(disk.size, vhd::footer(disk.size, time, &identity))
+        }
+        Format::Qcow2 => return Err(refused("not yet")),
+    };
+    let length = flat.length();
+    let medium: Box<dyn Medium> = match to {
+        Destination::Image { path, replace, .. } => Box::new(Image::create(path, length, *replace)?),
+        Destination::Device { path, .. } => Box::new(Device::open(path, ByteCount(length))?),
+    };
+    Ok((Box::new(flat), medium))
+}
+
+/// Restores disks as of `epoch` into `dir`, one raw sparse image each, exactly as long as the disk, without reading them
+/// back. All of them where `only` is empty. Load the catalog with [`Catalog::load_locked`].
 ///
 /// # Errors
 /// See [`RestoreError`]. Images that were complete before the error stay.
@@ -117,42 +188,38 @@ pub fn restore_to_directory(
     force: bool,
     mut progress: impl FnMut(&DiskState, Progress),
 ) -> Result<Vec<Restored>, RestoreError> {
-    let chosen = choose(catalog, epoch, only)?;
-    let outputs: Vec<_> = chosen.into_iter().map(|(disk, name)| (disk, dir.join(name))).collect();
-    if let Some((_, path)) = outputs.iter().find(|(_, path)| !force && path.symlink_metadata().is_ok()) {
-        return Err(RestoreError::Exists(path.clone()));
-    }
-    let files = Files::default();
-    files.create_dirs(dir)?;
-    let mut restored = Vec::new();
-    for (disk, path) in outputs {
-        let layers = catalog.layers(disk.id, epoch)?;
-        let mut image = Image::create(&files, dir, disk.size)?;
-        let copied = pipeline::copy(&catalog.stores, layers, disk.size, &mut image, |at| progress(disk, at))?;
-        image.publish(&path, force)?;
-        restored.push(copied.describe(disk, path));
-    }
-    Ok(restored)
+    let images = images_in(catalog, epoch, only, dir, Format::Raw, force)?;
+    let restore = |(disk, to): (&DiskState, Destination)| {
+        restore_disk(catalog, epoch, disk.id, &to, false, |at| {
+            progress(disk, at);
+            ControlFlow::Continue(())
+        })
+    };
+    images.into_iter().map(restore).collect()
 }
 
-/// Restores one disk as of `epoch` onto a block device that nothing else uses. What lies behind the disk's size on a
-/// larger device stays as it is. Load the catalog with [`Catalog::load_locked`].
+/// The images of the disks of `epoch` in `dir`: those of `only`, or of all where that is empty.
 ///
 /// # Errors
-/// See [`RestoreError`].
-pub fn restore_to_device(
-    catalog: &Catalog,
+/// Where one of the disks is not in the point, or a file that is not to be replaced is there already.
+pub fn images_in<'a>(
+    catalog: &'a Catalog,
     epoch: Epoch,
-    disk: DiskId,
-    path: &Path,
-    mut progress: impl FnMut(&DiskState, Progress),
-) -> Result<Restored, RestoreError> {
-    let (disk, _) = choose(catalog, epoch, &[disk])?.remove(0);
-    let layers = catalog.layers(disk.id, epoch)?;
-    let mut device = Device::open(path, disk.size)?;
-    let copied = pipeline::copy(&catalog.stores, layers, disk.size, &mut device, |at| progress(disk, at))?;
-    device.finish()?;
-    Ok(copied.describe(disk, path.to_owned()))
+    only: &[DiskId],
+    dir: &Path,
+    format: Format,
+    replace: bool,
+) -> Result<Vec<(&'a DiskState, Destination)>, RestoreError> {
+    let image = |(disk, name): (&'a DiskState, String)| {
+        let path = dir.join(name).with_extension(format.extension());
+        (disk, Destination::Image { path, format, replace })
+    };
+    let images: Vec<_> = choose(catalog, epoch, only)?.into_iter().map(image).collect();
+    let there = images.iter().map(|(_, to)| to.path()).find(|path| path.symlink_metadata().is_ok());
+    match there.filter(|_| !replace) {
+        Some(path) => Err(RestoreError::Exists(path)),
+        None => Ok(images),
+    }
 }
 
 fn choose<'a>(
@@ -166,13 +233,6 @@ fn choose<'a>(
     }
     let named = disks.iter().zip(image_names(disks));
     Ok(named.filter(|(disk, _)| only.is_empty() || only.contains(&disk.id)).collect())
-}
-
-impl pipeline::Copied {
-    fn describe(self, disk: &DiskState, path: PathBuf) -> Restored {
-        let pipeline::Copied { written, read } = self;
-        Restored { disk: disk.id, name: disk.name.clone(), path, size: disk.size, written, read }
-    }
 }
 
 #[cfg(test)]

@@ -1,157 +1,170 @@
-//! Plans, reads and decodes, and writes side by side: one thread plans, two decode, the caller's writes.
+//! Plans, reads with hashing, and takes side by side: one thread plans, two fill windows, the caller's takes them in the
+//! order of the disk. Copying a disk out of target storage and reading back what was written both go through here.
 //!
-//! Memory: a handful of windows of 1 MiB, whatever the disk's size; all queues are bounded. Deliberately not here: what
-//! is written where.
+//! The threads are not waited for when the caller ends early: one may sit in a read that takes as long as a network's
+//! limits allow, and it ends at the next window since nobody listens any more. Memory: a dozen windows of 1 MiB, whatever
+//! the disk's size; all queues are bounded. Deliberately not here: what is read from where, and what is written.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
+    ops::Range,
+    panic::resume_unwind,
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use mobility_format::{BLOCK_SIZE, BlockIndex, BlockRange, ByteCount, WINDOW_SIZE};
+use mobility_format::{ByteCount, Digest, WINDOW_SIZE};
 
-use super::{Progress, RestoreError, output::Output};
-use crate::{
-    content::{Assembler, ContentError, Layer, Mask, Sweep, WindowPlan},
-    storage::{StorageError, Stores},
+use super::{
+    RestoreError,
+    proof::{length_of, windows_of},
 };
 
-const DECODERS: usize = 2;
-/// Planned windows waiting to be decoded: a few hundred bytes each.
-const PLANNED: usize = 16;
-/// Decoded windows waiting to be written.
-const DECODED: usize = 4;
+/// Threads that fill windows.
+pub(super) const FILLERS: usize = 2;
+/// Planned windows waiting for one thread: a few hundred bytes each.
+const PLANNED: usize = 8;
+/// Filled windows of one thread waiting to be taken.
+const FILLED: usize = 3;
+/// How long nothing may come before [`Sink::idle`] is asked.
+pub(super) const IDLE: Duration = Duration::from_millis(100);
 
-/// What was copied.
-pub(super) struct Copied {
-    pub(super) written: ByteCount,
-    pub(super) read: ByteCount,
+/// A window that is not known to be zero.
+pub(super) struct Window<P> {
+    /// Its number.
+    pub(super) number: u64,
+    /// What it was filled by.
+    pub(super) plan: P,
+    /// Its content as far as the disk goes; longer ones are cut.
+    pub(super) bytes: Vec<u8>,
+    /// The digest of that.
+    pub(super) digest: Digest,
 }
 
-enum Task {
-    Window(WindowPlan),
-    Zeros(BlockRange),
+/// Takes windows in the order of the disk.
+pub(super) trait Sink<P> {
+    /// These windows are zero.
+    fn zeros(&mut self, windows: Range<u64>) -> Result<(), RestoreError>;
+
+    /// This window may be anything.
+    fn window(&mut self, window: &Window<P>) -> Result<(), RestoreError>;
+
+    /// Nothing has come for a while. An error ends everything.
+    fn idle(&mut self) -> Result<(), RestoreError>;
 }
 
-enum Ready {
-    Window { start: BlockIndex, data: Mask, read: u64, bytes: Vec<u8> },
-    Zeros(BlockRange),
+/// Fills a window, all of its [`WINDOW_SIZE`] bytes.
+pub(super) type Filler<P> = Box<dyn FnMut(&P, &mut [u8]) -> Result<(), RestoreError> + Send>;
+
+/// The zero windows before a window, and the window, which is lacking at the disk's end.
+struct Turn<P> {
+    zeros: Range<u64>,
+    window: Option<P>,
 }
 
-/// Copies the disk of `size` that `layers` make up to `output`.
-pub(super) fn copy(
-    stores: &Stores,
-    layers: Vec<Layer>,
+/// What one thread is given, and what it gives back. Turns go around all threads, so what comes back is in order.
+struct Lane<P> {
+    filled: Receiver<Result<(Range<u64>, Option<Window<P>>), RestoreError>>,
+    used: SyncSender<Vec<u8>>,
+    thread: JoinHandle<()>,
+}
+
+/// Passes all windows of a disk to `sink`. `plans` are those that may be other than zero, with their numbers, in order.
+pub(super) fn run<P: Send + 'static>(
     size: ByteCount,
-    output: &mut impl Output,
-    progress: impl FnMut(Progress),
-) -> Result<Copied, RestoreError> {
-    let sweep = Sweep::new(stores, layers, size.blocks());
-    let assemblers: Vec<_> =
-        (0..DECODERS).map(|_| Assembler::new()).collect::<Result<_, _>>().map_err(|err| {
-            StorageError::new("get working memory to decompress", &stores.target().place(""), err)
-        })?;
-    let (plan_to, planned) = sync_channel(PLANNED);
-    let (decode_to, decoded) = sync_channel(DECODED);
-    let (return_to, returned) = sync_channel(DECODED + DECODERS + 1);
-    // Shared by the decoders alone: when they have ended, the planner finds nobody to plan for and ends too.
-    let (planned, returned) = (Arc::new(Mutex::new(planned)), Arc::new(Mutex::new(returned)));
-    thread::scope(|scope| {
-        let plan_errors = decode_to.clone();
-        scope.spawn(move || plan(sweep, size, &plan_to, &plan_errors));
-        for assembler in assemblers {
-            let (decode_to, planned, returned) = (decode_to.clone(), planned.clone(), returned.clone());
-            scope.spawn(move || decode(assembler, &planned, &returned, &decode_to));
+    plans: impl Iterator<Item = Result<(u64, P), RestoreError>> + Send + 'static,
+    fillers: Vec<Filler<P>>,
+    sink: &mut impl Sink<P>,
+) -> Result<(), RestoreError> {
+    let (mut lanes, mut turns) = (Vec::new(), Vec::new());
+    for filler in fillers {
+        let (turn_to, turn) = sync_channel(PLANNED);
+        let (fill_to, filled) = sync_channel(FILLED);
+        let (used, returned) = sync_channel(FILLED + 2);
+        let thread = thread::spawn(move || fill(size, filler, &turn, &returned, &fill_to));
+        lanes.push(Lane { filled, used, thread });
+        turns.push(turn_to);
+    }
+    let planner = thread::spawn(move || plan(size, plans, &turns));
+    for lane in (0..lanes.len()).cycle() {
+        let Some(next) = next(&lanes[lane], sink)? else { break };
+        let (zeros, window) = next?;
+        if !zeros.is_empty() {
+            sink.zeros(zeros)?;
         }
-        drop((decode_to, planned, returned));
-        // Takes the queue's end along when it ends: on an error the decoders find nobody to decode for.
-        write(decoded, &return_to, size, output, progress)
-    })
+        if let Some(window) = window {
+            sink.window(&window)?;
+            // A full queue means that there are buffers enough.
+            lanes[lane].used.try_send(window.bytes).ok();
+        }
+    }
+    // All have come to their ends by now, or one has panicked; then the others find that nobody listens.
+    let threads: Vec<_> = std::iter::once(planner).chain(lanes.into_iter().map(|lane| lane.thread)).collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+    Ok(())
 }
+
+type Filled<P> = Result<(Range<u64>, Option<Window<P>>), RestoreError>;
+
+fn next<P>(lane: &Lane<P>, sink: &mut impl Sink<P>) -> Result<Option<Filled<P>>, RestoreError> {
+    loop {
+        match lane.filled.recv_timeout(IDLE) {
+            Ok(filled) => return Ok(Some(filled)),
+            Err(RecvTimeoutError::Timeout) => sink.idle()?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        }
+    }
+}
+
+type Planned<P> = Result<(u64, Turn<P>), RestoreError>;
 
 /// Hands on what there is to do, in the order of the disk.
-fn plan(
-    sweep: Sweep,
+fn plan<P>(
     size: ByteCount,
-    to: &SyncSender<Task>,
-    errors: &SyncSender<Result<Ready, ContentError>>,
+    plans: impl Iterator<Item = Result<(u64, P), RestoreError>>,
+    lanes: &[SyncSender<Planned<P>>],
 ) {
-    let mut at = BlockIndex(0);
-    let gap = |at: BlockIndex, end: u64| Task::Zeros(BlockRange::new(at.0, end.saturating_sub(at.0)));
-    for plan in sweep {
-        let plan = match plan {
-            Ok(plan) if plan.pieces.is_empty() => continue,
+    let (mut at, end) = (0, windows_of(size));
+    let mut turns = lanes.iter().cycle();
+    let mut hand_on = |turn| turns.next().is_some_and(|lane| lane.send(turn).is_ok());
+    for plan in plans {
+        let (number, plan) = match plan {
             Ok(plan) => plan,
             Err(err) => {
                 // Nobody listens any more where another error came first.
-                errors.send(Err(err)).ok();
+                hand_on(Err(err));
                 return;
             }
         };
-        let before = gap(at, plan.window.0);
-        at = BlockIndex(plan.window.0 + mobility_format::WINDOW_BLOCKS);
-        if to.send(before).is_err() || to.send(Task::Window(plan)).is_err() {
+        let turn = Turn { zeros: at..number, window: Some(plan) };
+        at = number + 1;
+        if !hand_on(Ok((number, turn))) {
             return;
         }
     }
-    to.send(gap(at, size.blocks())).ok();
+    hand_on(Ok((end, Turn { zeros: at..end, window: None })));
 }
 
-fn decode(
-    mut assembler: Assembler,
-    tasks: &Mutex<Receiver<Task>>,
-    buffers: &Mutex<Receiver<Vec<u8>>>,
-    to: &SyncSender<Result<Ready, ContentError>>,
-) {
-    loop {
-        let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let ready = match task {
-            Err(_) => return,
-            Ok(Task::Zeros(range)) => Ok(Ready::Zeros(range)),
-            Ok(Task::Window(plan)) => {
-                let used = buffers.lock().unwrap_or_else(PoisonError::into_inner).try_recv();
-                let mut bytes = used.unwrap_or_else(|_| vec![0; WINDOW_SIZE]);
-                let read = plan.pieces.iter().map(|piece| u64::from(piece.entry.length)).sum();
-                let (start, data) = (plan.window, plan.data);
-                assembler.fill(&plan, &mut bytes).map(|()| Ready::Window { start, data, read, bytes })
-            }
-        };
-        let failed = ready.is_err();
-        if to.send(ready).is_err() || failed {
-            return;
-        }
-    }
-}
-
-fn write(
-    from: Receiver<Result<Ready, ContentError>>,
-    buffers: &SyncSender<Vec<u8>>,
+fn fill<P>(
     size: ByteCount,
-    output: &mut impl Output,
-    mut progress: impl FnMut(Progress),
-) -> Result<Copied, RestoreError> {
-    let mut copied = Copied { written: ByteCount(0), read: ByteCount(0) };
-    let mut done = 0;
-    for ready in from {
-        match ready? {
-            Ready::Zeros(range) if range.count == 0 => continue,
-            Ready::Zeros(range) => {
-                output.zeros(range)?;
-                done += range.count * BLOCK_SIZE as u64;
-            }
-            Ready::Window { start, data, read, bytes } => {
-                let length = (size.0 - start.byte_offset()).min(WINDOW_SIZE as u64);
-                copied.written.0 += output.window(start, data, &bytes[..length as usize])?;
-                copied.read.0 += read;
-                done += length;
-                // A full queue means that there are buffers enough.
-                buffers.try_send(bytes).ok();
-            }
+    mut filler: Filler<P>,
+    turns: &Receiver<Planned<P>>,
+    used: &Receiver<Vec<u8>>,
+    to: &SyncSender<Filled<P>>,
+) {
+    for turn in turns {
+        let filled = turn.and_then(|(number, Turn { zeros, window })| {
+            let Some(plan) = window else { return Ok((zeros, None)) };
+            let mut bytes = used.try_recv().unwrap_or_default();
+            bytes.resize(WINDOW_SIZE, 0);
+            filler(&plan, &mut bytes)?;
+            bytes.truncate(length_of(number, size));
+            let digest = Digest::of(&bytes);
+            Ok((zeros, Some(Window { number, plan, bytes, digest })))
+        });
+        let failed = filled.is_err();
+        if to.send(filled).is_err() || failed {
+            return;
         }
-        progress(Progress { done: ByteCount(done.min(size.0)), total: size });
     }
-    Ok(copied)
 }

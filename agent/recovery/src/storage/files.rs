@@ -61,10 +61,8 @@ impl Files {
 
     /// Starts a file under a temporary name in `dir`. It goes again unless it is published.
     pub(crate) fn temporary(&self, dir: &Path) -> Result<Temporary, StorageError> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
         loop {
-            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let path = dir.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+            let path = Files::temporary_name(dir);
             let open = || OpenOptions::new().read(true).write(true).create_new(true).open(&path);
             match self.step("create", &path, open) {
                 Ok(file) => return Ok(Temporary { files: self.clone(), file, path, published: false }),
@@ -72,6 +70,13 @@ impl Files {
                 Err(err) => return Err(err),
             }
         }
+    }
+
+    /// A name in `dir` that no file of this process has had.
+    pub(crate) fn temporary_name(dir: &Path) -> PathBuf {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        dir.join(format!("{TEMPORARY}{}-{number}", std::process::id()))
     }
 
     /// Puts a new object; fails with `AlreadyExists` where there is one of that name.
