@@ -55,7 +55,7 @@ system() {
     local no=() path
     for path in doc locale man info; do no+=("--dpkgopt=path-exclude=/usr/share/$path/*"); done
     bootstrap bookworm "$work/root" --variant=minbase "${no[@]}" \
-        --include=systemd-sysv,udev,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,kmod,zstd,iproute2,libcap2-bin,grub-pc-bin
+        --include=systemd-sysv,udev,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,kmod,zstd,iproute2,libcap2-bin,openssl,grub-pc-bin
 }
 
 # What makes it a guest of the tests.
@@ -90,7 +90,7 @@ disk() {
     printf '2048,,L,*\n' | sfdisk --quiet --label dos "$image"
     mke2fs -q -t ext4 -L root -d "$work/root" -E "offset=$((1 << 20)),lazy_itable_init=0" "$image" $(((size_mib - 1) * 1024))
     chroot "$work/root" grub-mkimage -O i386-pc -o /run/core.img -p '(hd0,msdos1)/boot/grub' \
-        biosdisk part_msdos ext2 linux normal test echo serial
+        biosdisk part_msdos ext2 linux normal configfile test echo serial
     dd if="$grub/boot.img" of="$image" bs=440 count=1 conv=notrunc status=none
     dd if="$work/root/run/core.img" of="$image" bs=512 seek=1 conv=notrunc status=none
 }

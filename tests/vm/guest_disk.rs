@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mobility_tests::scratch::{Mounted, run, try_run};
+use mobility_tests::scratch::{Mounted, Scratch, run, try_run};
 
 /// Where the one partition begins.
 const PARTITION: u64 = 1 << 20;
@@ -73,6 +73,19 @@ impl GuestDisk {
         let said = try_run("e2fsck", &["-f", "-n", device]).unwrap_or_else(|error| panic!("{error}"));
         assert!(!said.contains("WARNING"), "{said}");
     }
+}
+
+/// The kernels of the base image, oldest first.
+pub(crate) fn kernels(base: &Path, scratch: &Scratch) -> Vec<String> {
+    let disk = GuestDisk::new(base, scratch.path("kernels.img"));
+    let opened = disk.open(scratch.path("kernels"));
+    let names = fs::read_dir(opened.point().join("boot")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut found: Vec<_> =
+        names.filter_map(|name| Some(name.to_str()?.strip_prefix("vmlinuz-")?.to_owned())).collect();
+    let numbers =
+        |name: &String| -> Vec<u32> { name.split(['.', '-']).map_while(|n| n.parse().ok()).collect() };
+    found.sort_by_key(numbers);
+    found
 }
 
 /// How many bytes of two images are in blocks that differ.

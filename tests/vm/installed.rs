@@ -86,15 +86,25 @@ pub(crate) fn can_package() -> Option<()> {
 impl Installed {
     /// Boots a machine with the agent installed, and enrols it; its root disk is what it protects.
     pub(crate) fn new(base: &Path) -> Installed {
+        let mut installed = Installed::on(base, None);
+        installed.protect("disks = ['/dev/vda']");
+        installed
+    }
+
+    /// Boots a machine with the agent installed, on this kernel of the image rather than its first, and enrols it.
+    pub(crate) fn on(base: &Path, kernel: Option<&str>) -> Installed {
         let scratch = Scratch::new();
         let service = service(&scratch);
         let disk = GuestDisk::new(base, scratch.path("root.img"));
         put_packages(&disk, &scratch);
+        if let Some(kernel) = kernel {
+            let opened = disk.open(scratch.path("guest"));
+            fs::write(opened.point().join("boot/grub/choice.cfg"), format!("set kernel={kernel}\n")).unwrap();
+        }
         let machine = Machine::boot(&scratch.path("vm"), &disk.image);
         let mut installed = Installed { machine, service, disk, scratch };
         install(&mut installed.machine);
         installed.enrol();
-        installed.protect("disks = ['/dev/vda']");
         installed
     }
 

@@ -1,6 +1,6 @@
 //! The life of a protected machine, from the installation to its end and a second life elsewhere, in one boot after another.
 //!
-//! Deliberately not here: other kernels, and what is missing where it does not work.
+//! Deliberately not here: other kernels (`kernels`), and what is missing where it does not work (`missing`).
 
 use std::{fs::File, path::PathBuf, time::Instant};
 

@@ -8,7 +8,9 @@
 
 mod guest_disk;
 mod installed;
+mod kernels;
 mod life;
 mod machine;
+mod missing;
 mod qmp;
 mod shell;
