@@ -4,7 +4,7 @@
 //! chosen point can be restored. The newest one being damaged must be said, not stepped over.
 
 use jiff::Timestamp;
-use mobility_format::Epoch;
+use mobility_format::{Epoch, manifest::Consistency};
 
 use crate::{Catalog, Point, PointId};
 
@@ -59,6 +59,11 @@ pub fn select<'a>(catalog: &'a Catalog, text: &str, allow_fuzzy: bool) -> Result
     if text == "latest" {
         let by_epoch = |point: &Point<'_>| (Timestamp::MIN, point.epoch());
         return newest(points.into_iter(), by_epoch, text, allow_fuzzy)?.ok_or(SelectError::None);
+    }
+    if text == "latest-app-consistent" {
+        let ready = points.into_iter().filter(|point| point.consistency == Consistency::Application);
+        let nothing = || SelectError::NotFound(format!("{text}: no point is application-consistent"));
+        return ready.max_by_key(Point::epoch).ok_or_else(nothing);
     }
     if let Ok(time) = text.parse::<Timestamp>() {
         let before = points.into_iter().filter(|point| point.time() <= time);

@@ -172,6 +172,13 @@ impl Catalog {
         })
     }
 
+    /// Whether what makes up `disk` at `epoch` needs this object.
+    #[cfg(feature = "service")]
+    pub(crate) fn needs(&self, disk: DiskId, epoch: Epoch, object: ObjectKey) -> bool {
+        let path = self.chains.get(&disk).and_then(|chain| chain.path(Epoch(0), epoch)).unwrap_or_default();
+        path.iter().any(|step| self.step_content(disk, *step).1.iter().any(|segment| segment.key() == object))
+    }
+
     /// Links up the chains of all disks from the manifests, runs and merges that there are.
     pub(crate) fn link_chains(&mut self) {
         let in_manifests = self.manifests.values().flat_map(|stored| &stored.signed.manifest.disks);

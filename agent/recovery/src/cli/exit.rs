@@ -39,6 +39,11 @@ pub(crate) enum Outcome {
 #[error("{0}")]
 pub(super) struct NotFound(pub(super) String);
 
+/// What was waited for ended, and not well.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unsuccessful(pub(super) String);
+
 /// Prints an error, and turns the outcome into an exit code.
 pub(crate) fn report(result: anyhow::Result<Outcome>) -> ExitCode {
     match result {

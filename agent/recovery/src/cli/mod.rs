@@ -5,6 +5,7 @@
 mod disk;
 mod event;
 pub(crate) mod exit;
+mod failover;
 mod machine;
 mod manual;
 mod open;
@@ -72,6 +73,11 @@ enum Command {
         #[command(subcommand)]
         command: point::Command,
     },
+    /// From a recovery point to a running machine
+    Failover {
+        #[command(subcommand)]
+        command: failover::Command,
+    },
     /// What happened
     Event {
         #[command(subcommand)]
@@ -113,6 +119,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Disk { command } => disk::run(&command),
         Command::Policy { command } => policy::run(&command),
         Command::Point { command } => point::run(&command),
+        Command::Failover { command } => failover::run(&command),
         Command::Event { command } => event::run(&command),
         Command::Manual(arguments) => manual::run(&arguments),
     }

@@ -3,6 +3,7 @@
 //! A file is taken as a whole or refused as a whole. Deliberately not here: policies, which are the database's.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +11,10 @@ use std::{
 
 use serde::Deserialize;
 
-use super::places::{Places, Tables};
+use super::{
+    failover::{self, Place},
+    places::{Places, Tables},
+};
 
 /// Where everything lies, unless it is said.
 const DATA: &str = "/var/lib/recovery-service";
@@ -77,6 +81,7 @@ struct File {
     webhook: Option<String>,
     limits: Limits,
     storage: Tables,
+    failover: BTreeMap<String, failover::Table>,
 }
 
 #[derive(Default, Deserialize)]
@@ -108,6 +113,8 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// For how long a commit may be missing while later ones are there.
     pub(crate) patience: Duration,
+    /// Where machines can be failed over to, by name.
+    pub(crate) failover: BTreeMap<String, Place>,
 }
 
 /// Which database.
@@ -142,6 +149,8 @@ impl Settings {
                 return Err(ConfigError::Value(problem.to_owned()));
             }
         };
+        let failover =
+            file.failover.into_iter().map(|(name, table)| Ok((name.clone(), failover::place(&name, table)?)));
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Ok(Settings {
             secrets: file.secrets.unwrap_or_else(|| data.clone()),
@@ -168,6 +177,7 @@ impl Settings {
                 MISSING_S,
                 MOST_MISSING_S,
             )? as u64),
+            failover: failover.collect::<Result<_, ConfigError>>()?,
         })
     }
 }

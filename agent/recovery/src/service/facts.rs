@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use mobility_format::{MachineId, PublicKey, control::Policy, envelope::Magic};
 use serde::{Deserialize, Serialize};
 
-use super::{refusal::Answer, state::Service};
+use super::{failover::Gate, refusal::Answer, state::Service};
 use crate::{
     StorageError,
     records::Record,
@@ -40,6 +40,9 @@ pub(crate) struct MachineFacts {
     /// Whether it rests, whatever its policy says.
     #[serde(default)]
     pub(crate) paused: bool,
+    /// Which hardware it is not any more, since it was failed over.
+    #[serde(default)]
+    pub(crate) gate: Gate,
     /// Epochs of points that are not to be pruned.
     pub(crate) pins: Vec<u64>,
 }
@@ -160,6 +163,7 @@ async fn store(service: &Service, machine: MachineId) -> Answer<()> {
         enrolled: known.enrolled,
         revoked: known.revoked,
         paused: known.paused,
+        gate: service.database.gate(machine).await?,
         pins: service.database.pins(machine).await?,
     };
     service
@@ -191,6 +195,7 @@ mod tests {
             enrolled: Timestamp::UNIX_EPOCH,
             revoked: None,
             paused: false,
+            gate: Gate::default(),
             pins: pins.to_vec(),
         }
     }

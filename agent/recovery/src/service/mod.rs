@@ -13,6 +13,7 @@ mod config;
 mod credential;
 mod database;
 mod facts;
+mod failover;
 mod granting;
 mod heads;
 mod listen;

@@ -15,6 +15,7 @@ use super::{
     config::{Options, Settings},
     database::{Database, Found},
     facts::{self, MachineFacts},
+    failover::Gate,
     start::{self, ServeError, failed},
 };
 use crate::{
@@ -66,6 +67,7 @@ async fn run(settings: &Settings) -> Result<Reindexed, ServeError> {
         done.problems.extend(problem.map(|problem| format!("machine {machine}: {problem}")));
         let Some(mut found) = found else { continue };
         keep_known_policy(&database, &mut found, &mut done).await?;
+        forget_failover(&mut found, &mut done);
         database.restore_machine(&found, Timestamp::now()).await.map_err(written())?;
         done.machines += 1;
         done.points += points;
@@ -91,6 +93,16 @@ async fn keep_known_policy(
         facts.policy = first;
     }
     Ok(())
+}
+
+/// What was known of a failover is lost, and with it who could say which machine is the real one.
+fn forget_failover(found: &mut Found, done: &mut Reindexed) {
+    if let Some(held) = found.facts.gate.held.take() {
+        done.problems.push(format!(
+            "machine {}: failover {} was not decided and is lost: see what it has left at its place before an agent goes on",
+            found.facts.machine, held.failover
+        ));
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -160,6 +172,7 @@ fn without_facts(record: &MachineRecord) -> MachineFacts {
         enrolled: Timestamp::now(),
         revoked: None,
         paused: false,
+        gate: Gate::default(),
         pins: Vec::new(),
     }
 }

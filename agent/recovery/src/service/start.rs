@@ -24,6 +24,7 @@ use super::{
     config::{ConfigError, Database as Place, Options, Settings},
     credential::{Credential, CredentialError},
     database::{Database, DatabaseError},
+    failover,
     granting::Granting,
     listen, open_files,
     places::Opened,
@@ -148,6 +149,7 @@ async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), Serv
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(processor::run(service.clone(), settings.workers));
     tasks.spawn(processor::watch::run(service.clone()));
+    tasks.spawn(failover::run(service.clone()));
     tasks.spawn(keep_certificate(service.clone(), own, names, stop.clone()));
     if let Some(webhook) = &settings.webhook {
         let client = reqwest::Client::builder().build().map_err(failed("set up the webhook"))?;
@@ -176,6 +178,7 @@ pub(super) async fn open_database(settings: &Settings) -> Result<(Database, Opti
             let alone = Lock::exclusive(&settings.data.join(LOCK), STOP).map_err(failed("begin"))?;
             let database = open(&path.display().to_string()).await?;
             database.drop_claims().await.map_err(failed("write the database"))?;
+            database.drop_failover_claims().await.map_err(failed("write the database"))?;
             Ok((database, Some(alone)))
         }
         Place::Server(_) => Ok((open("PostgreSQL").await?, None)),
@@ -240,6 +243,7 @@ fn assemble(
         intakes: Intakes::default(),
         gaps: Gaps::default(),
         patience: settings.patience,
+        failover: settings.failover.clone(),
         counters: super::state::Counters::default(),
         standings: std::sync::Mutex::default(),
     }))

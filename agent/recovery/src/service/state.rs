@@ -3,7 +3,7 @@
 //! Deliberately not here: how it is put together (`start`).
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +20,7 @@ use super::{
     authority::Authority,
     bell::Bell,
     database::{Database, DatabaseError, Event, EventKind, Standing, Waiting},
+    failover::Place,
     granting::Granting,
     processor::{Gaps, Intakes},
     refusal::{Answer, Refusal},
@@ -63,6 +64,8 @@ pub(crate) struct Service {
     pub(crate) gaps: Gaps,
     /// For how long a commit may be missing while later ones are there.
     pub(crate) patience: Duration,
+    /// Where machines can be failed over to, by name.
+    pub(crate) failover: BTreeMap<String, Place>,
     pub(crate) counters: Counters,
     pub(crate) standings: Mutex<HashMap<MachineId, (Instant, Standing)>>,
 }
@@ -141,6 +144,11 @@ impl Service {
                 "the machine does not take its commands, and too many wait already",
             )),
         }
+    }
+
+    /// Whether the service was told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
     }
 
     /// Runs what waits for storage where it may wait.

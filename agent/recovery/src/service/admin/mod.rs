@@ -3,6 +3,7 @@
 //! One credential allows all of it. Deliberately not here: what agents ask (`api`).
 
 mod disks;
+mod failovers;
 mod machines;
 mod metrics;
 mod points;
@@ -36,7 +37,7 @@ const EVENTS: u32 = 100;
 const MOST_EVENTS: u32 = 10_000;
 
 /// What administrators ask.
-pub(super) const ROUTES: [Route; 19] = [
+pub(super) const ROUTES: [Route; 23] = [
     (GET, "/v1/admin/tokens", |by| on(by, tokens::list)),
     (POST, "/v1/admin/tokens", |by| on(by, tokens::create)),
     (DELETE, "/v1/admin/tokens/{id}", |by| on(by, tokens::revoke)),
@@ -51,6 +52,10 @@ pub(super) const ROUTES: [Route; 19] = [
     (POST, "/v1/admin/machines/{id}/pins/{epoch}", |by| on(by, points::pin)),
     (DELETE, "/v1/admin/machines/{id}/pins/{epoch}", |by| on(by, points::unpin)),
     (GET, "/v1/admin/disks", |by| on(by, disks::list)),
+    (GET, "/v1/admin/failovers", |by| on(by, failovers::list)),
+    (POST, "/v1/admin/failovers", |by| on(by, failovers::begin)),
+    (GET, "/v1/admin/failovers/{id}", |by| on(by, failovers::show)),
+    (POST, "/v1/admin/failovers/{id}/actions", |by| on(by, failovers::act)),
     (GET, "/v1/admin/policies", |by| on(by, policies::list)),
     (GET, "/v1/admin/policies/{name}", |by| on(by, policies::show)),
     (PUT, "/v1/admin/policies/{name}", |by| on(by, policies::set)),

@@ -11,7 +11,12 @@ use mobility_format::{
     control::{Heartbeat, HeartbeatAnswer},
 };
 
-use super::{Said, caller::Caller, said, session::policy};
+use super::{
+    Said,
+    caller::Caller,
+    said,
+    session::{held, policy},
+};
 use crate::service::{
     database::EventKind,
     refusal::{Answer, Refusal},
@@ -29,8 +34,11 @@ pub(super) async fn take(
     let (machine, now) = (caller.machine, Timestamp::now());
     let heard = service.database.heartbeat(machine, beat.session, beat.turn, &beat.health, now).await?;
     let Some(heard) = heard else {
-        let of_current =
-            service.database.state(machine).await?.is_some_and(|s| s.session == Some(beat.session));
+        let session = service.database.state(machine).await?.and_then(|state| state.session);
+        if session.is_none() && service.database.gate(machine).await?.held.is_some() {
+            return Err(held());
+        }
+        let of_current = session == Some(beat.session);
         if of_current {
             let message = "two machines share one session: one is a copy, and the later one was refused";
             service.event(EventKind::Fenced, Some(machine), message.to_owned()).await;

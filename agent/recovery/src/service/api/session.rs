@@ -49,6 +49,12 @@ pub(super) async fn begin(
             service.event(EventKind::Fenced, Some(machine), message.to_owned()).await;
             return Err(Refusal::fenced());
         }
+        Begun::Held => return Err(held()),
+        Begun::Moved => {
+            let message = "the machine as it was before it was failed over asked to go on, and was refused";
+            service.event(EventKind::Fenced, Some(machine), message.to_owned()).await;
+            return Err(Refusal::fenced());
+        }
     };
     let (state, head) = head(&service, machine, caller.standing.signing_key).await?;
     said(SessionStarted {
@@ -57,6 +63,11 @@ pub(super) async fn begin(
         head,
         turn,
     })
+}
+
+/// Nobody may begin a session now.
+pub(super) fn held() -> Refusal {
+    Refusal::not_yet("the machine is being failed over: which one goes on is decided later", LONGEST_WAIT_S)
 }
 
 /// The machine's state, and its newest commit: what was taken in, and what follows it.

@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Paused,
     Resumed,
     PointsRemoved,
+    Failover,
+    FailoverFailed,
 }
 
 impl Kind {
@@ -60,6 +62,8 @@ impl Kind {
             Kind::Paused => "paused",
             Kind::Resumed => "resumed",
             Kind::PointsRemoved => "points-removed",
+            Kind::Failover => "failover",
+            Kind::FailoverFailed => "failover-failed",
         }
     }
 
@@ -74,6 +78,7 @@ impl Kind {
                 | Kind::IntervalMet
                 | Kind::QuotaExceeded
                 | Kind::QuotaKept
+                | Kind::FailoverFailed
         )
     }
 }

@@ -10,7 +10,7 @@ use mobility_format::{
 use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result, Statement, json, millis, stored};
-use crate::service::facts::MachineFacts;
+use crate::service::{facts::MachineFacts, failover::Gate};
 
 /// The setting that says that the database is being rebuilt.
 const REBUILDING: &str = "rebuilding";
@@ -126,8 +126,8 @@ impl Database {
         let (head, number) = (found.head.as_ref(), stored(found.number));
         let mut statements = vec![
             query(
-                "INSERT INTO machines (id, name, signing_key, policy, inventory, enrolled, revoked, paused)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+                "INSERT INTO machines (id, name, signing_key, policy, inventory, enrolled, revoked, paused, gate)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
             )
             .bind(machine.clone())
             .bind(facts.name.clone())
@@ -136,7 +136,8 @@ impl Database {
             .bind(json(&inventory)?)
             .bind(millis(facts.enrolled))
             .bind(facts.revoked.map(millis))
-            .bind(i64::from(facts.paused)),
+            .bind(i64::from(facts.paused))
+            .bind(if facts.gate == Gate::default() { None } else { Some(json(&facts.gate)?) }),
             query(
                 "INSERT INTO states (machine, generation, slots, head, taken_in, point_epoch, point_at, facts,
                     facts_stored) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",

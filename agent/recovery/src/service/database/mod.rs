@@ -8,6 +8,7 @@
 mod commands;
 mod events;
 mod facts;
+mod failovers;
 mod group;
 mod machines;
 mod policies;
@@ -38,13 +39,17 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub(crate) use commands::Waiting;
 pub(crate) use events::{Event, Kind as EventKind};
 pub(crate) use facts::Found;
+pub(crate) use failovers::Kept;
 pub(crate) use machines::{Enrolment, Machine, Standing};
 pub(crate) use sessions::{Begun, Newcomer};
 pub(crate) use states::{State, Taken};
 pub(crate) use tokens::Token;
 pub(crate) use work::{CLAIM, Claim, Job, Overdue};
 
-use self::group::{Done, Group, Waiting as InGroup};
+use self::{
+    group::{Done, Group, Waiting as InGroup},
+    work::CLAIM_MS,
+};
 use super::config;
 
 /// Connections to the database.

@@ -14,6 +14,7 @@ use mobility_format::{
 use sqlx::{any::AnyRow, query};
 
 use super::{Columns, Database, DatabaseError, InGroup, Result, Statement, json, millis, stored};
+use crate::service::failover::{Gate, Passage};
 
 /// How long the current session has to be silent, in milliseconds, until another boot or other hardware may go on.
 const SILENCE_MS: i64 = 60_000;
@@ -40,6 +41,10 @@ pub(crate) enum Begun {
     Wait(i64),
     /// Another one is there.
     Fenced,
+    /// The machine is failed over: nobody may begin until it is decided which one is the real one.
+    Held,
+    /// It was the machine before that was failed over.
+    Moved,
 }
 
 /// The answer to a heartbeat of the current session.
@@ -69,6 +74,8 @@ struct Current {
     heard: i64,
     waiting: Option<String>,
     waiting_since: i64,
+    /// Who may begin at all.
+    gate: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +87,16 @@ enum Verdict {
     Wait(i64),
     WaitOn(i64),
     Fenced,
+}
+
+impl Current {
+    fn passage(&self, hardware: &str) -> Result<Passage> {
+        let gate: Option<Gate> =
+            self.gate.as_deref().map(serde_json::from_str).transpose().map_err(|err| {
+                DatabaseError::Content(format!("it is not clear who may begin sessions: {err}"))
+            })?;
+        Ok(gate.unwrap_or_default().passage(hardware))
+    }
 }
 
 fn decide(current: &Current, session: &str, boot: &str, hardware: &str, now: i64) -> Verdict {
@@ -106,6 +123,11 @@ impl Database {
         for _ in 0..TRIES {
             let current = self.current(machine).await?;
             let (session, hardware) = (newcomer.session.to_string(), &newcomer.inventory.hardware);
+            match current.passage(hardware)? {
+                Passage::Free => {}
+                Passage::Later => return Ok(Begun::Held),
+                Passage::Never => return Ok(Begun::Moved),
+            }
             let verdict = decide(&current, &session, newcomer.boot, hardware, millis(now));
             match verdict {
                 Verdict::Fenced => return Ok(Begun::Fenced),
@@ -132,7 +154,8 @@ impl Database {
 
     async fn current(&self, machine: MachineId) -> Result<Current> {
         let statement = query(
-            "SELECT session, boot, hardware, heard, waiting, waiting_since FROM states WHERE machine = $1",
+            "SELECT s.session, s.boot, s.hardware, s.heard, s.waiting, s.waiting_since, m.gate
+             FROM states s JOIN machines m ON m.id = s.machine WHERE s.machine = $1",
         );
         let Some(row) = self.one(statement.bind(machine.to_string())).await? else {
             return Err(DatabaseError::Content(format!("machine {machine} has no state")));
@@ -144,10 +167,11 @@ impl Database {
             heard: row.number("heard")?,
             waiting: row.text_if("waiting")?,
             waiting_since: row.number("waiting_since")?,
+            gate: row.text_if("gate")?,
         })
     }
 
-    /// Nothing where the current session has changed, or was heard, since it was looked at.
+    /// Nothing where the current session has changed, or was heard, since it was looked at, or who may begin.
     async fn put_session(
         &self,
         machine: MachineId,
@@ -161,7 +185,9 @@ impl Database {
                 turn_first = CASE WHEN $5 = 1 THEN turn_last + 1 ELSE turn_first END,
                 turn_shown = CASE WHEN $6 = 1 THEN -1 ELSE turn_shown END,
                 turn_last = turn_last + 1
-             WHERE machine = $7 AND COALESCE(session, '') = $8 AND heard = $9 RETURNING turn_last",
+             WHERE machine = $7 AND COALESCE(session, '') = $8 AND heard = $9
+                AND EXISTS (SELECT 1 FROM machines WHERE id = $10 AND COALESCE(gate, '') = $11)
+             RETURNING turn_last",
         );
         let statement = statement
             .bind(newcomer.session.to_string())
@@ -172,7 +198,9 @@ impl Database {
             .bind(i64::from(anew))
             .bind(machine.to_string())
             .bind(current.session.clone().unwrap_or_default())
-            .bind(current.heard);
+            .bind(current.heard)
+            .bind(machine.to_string())
+            .bind(current.gate.clone().unwrap_or_default());
         self.change(statement).await?.map_or(Ok(None), |row| row.count("turn_last").map(Some))
     }
 
@@ -225,6 +253,12 @@ impl Database {
         self.change(statement).await?.map_or(Ok(None), |row| row.count("slots").map(Some))
     }
 
+    /// Lets a session go on that was ended, unless another one has begun.
+    pub(crate) async fn resume_session(&self, machine: MachineId, session: SessionId) -> Result<()> {
+        let statement = query("UPDATE states SET session = $1 WHERE machine = $2 AND session IS NULL");
+        self.write(statement.bind(session.to_string()).bind(machine.to_string())).await.map(|_| ())
+    }
+
     /// Ends the current session, so that any may begin.
     pub(crate) async fn end_session(&self, machine: MachineId) -> Result<()> {
         let statement = query("UPDATE states SET session = NULL, waiting = NULL WHERE machine = $1");
@@ -254,15 +288,16 @@ fn take_turn(
 }
 
 /// Makes the session current that is heard first after the database was rebuilt, at whatever turn it is, unless there is one
-/// already.
+/// already, or the machine is or was failed over: then it has to say on which hardware it is.
 fn adopt(machine: MachineId, session: SessionId, turn: u64, now: Timestamp) -> Statement {
     let next = stored(turn).saturating_add(1);
     let statement = query(
         "UPDATE states SET session = $1, heard = $2, turn_shown = $3, turn_first = $4, turn_last = $5
-         WHERE machine = $6 AND session IS NULL RETURNING turn_last, generation, taken_in",
+         WHERE machine = $6 AND session IS NULL AND NOT EXISTS (SELECT 1 FROM machines WHERE id = $7 AND gate IS NOT NULL)
+         RETURNING turn_last, generation, taken_in",
     );
     let statement = statement.bind(session.to_string()).bind(millis(now)).bind(stored(turn));
-    statement.bind(next).bind(next).bind(machine.to_string())
+    statement.bind(next).bind(next).bind(machine.to_string()).bind(machine.to_string())
 }
 
 #[cfg(test)]

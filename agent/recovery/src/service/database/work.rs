@@ -18,7 +18,7 @@ const CLOCK: &str = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS
 
 /// How long a claim holds unless it is renewed.
 pub(crate) const CLAIM: Duration = Duration::from_secs(30);
-const CLAIM_MS: i64 = CLAIM.as_millis() as i64;
+pub(super) const CLAIM_MS: i64 = CLAIM.as_millis() as i64;
 
 /// A kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,7 +85,7 @@ impl Database {
     }
 
     /// Now, by the clock that claims are measured by, in milliseconds.
-    async fn clock(&self) -> Result<i64> {
+    pub(super) async fn clock(&self) -> Result<i64> {
         match self.one_writer {
             Some(_) => Ok(millis(Timestamp::now())),
             None => self.one(query(CLOCK)).await?.map_or(Ok(0), |row| row.number("now")),

@@ -33,7 +33,8 @@ async fn thin(service: &Service, machine: MachineId, lease: &Lease) -> Result<()
         return Ok(());
     };
     let ladder: Ladder = policy.retention.parse().map_err(|err| Refusal::failing(&err))?;
-    let pinned = service.database.pins(machine).await?.into_iter().map(Epoch).collect();
+    let pinned = service.database.pins(machine).await?.into_iter().map(Epoch);
+    let pinned = pinned.chain(service.database.epochs_failed_over(machine).await?).collect();
     let report = service
         .blocking_claimed(lease, move |stores| {
             prune_but(stores, machine, &ladder, &pinned, Timestamp::now(), false)

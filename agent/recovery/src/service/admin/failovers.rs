@@ -1,0 +1,143 @@
+//! Failovers: begun, shown, and told what becomes of them.
+//!
+//! Deliberately not here: doing them (`failover`).
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use mobility_format::{MachineId, control::ErrorCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Administrator;
+use crate::service::{
+    api::{InPath, InQuery, Read},
+    database::{EventKind, Kept},
+    failover::{Action, Failover, Kind},
+    refusal::{Answer, Refusal},
+    secret,
+    state::Service,
+};
+
+/// Failovers in one answer.
+const MOST: u32 = 1000;
+/// The longest name of a point.
+const MOST_POINT: usize = 128;
+
+/// A failover as it is shown.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    failover: Failover,
+    /// What was asked of it and not taken up yet.
+    waiting: Option<Action>,
+    /// How long it took from being asked for until the machine was up, in milliseconds.
+    took_ms: Option<i64>,
+}
+
+impl From<Kept> for Shown {
+    fn from(kept: Kept) -> Shown {
+        Shown { took_ms: kept.failover.took_ms(), failover: kept.failover, waiting: kept.asked }
+    }
+}
+
+/// Which failovers.
+#[derive(Deserialize)]
+pub(super) struct Which {
+    machine: Option<MachineId>,
+}
+
+pub(super) async fn list(
+    State(service): State<Arc<Service>>,
+    _: Administrator,
+    InQuery(which): InQuery<Which>,
+) -> Answer<Json<Value>> {
+    let kept = service.database.failovers(which.machine, MOST).await?;
+    Ok(Json(json!({ "failovers": kept.into_iter().map(Shown::from).collect::<Vec<_>>() })))
+}
+
+pub(super) async fn show(
+    State(service): State<Arc<Service>>,
+    _: Administrator,
+    InPath(id): InPath<String>,
+) -> Answer<Json<Value>> {
+    let kept = service.database.failover(&id).await?.ok_or_else(|| Refusal::not_found("failover"))?;
+    Ok(Json(json!(Shown::from(kept))))
+}
+
+/// What to fail over, and where to.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    machine: MachineId,
+    kind: Kind,
+    /// The one place that there is where it is not given.
+    place: Option<String>,
+    /// `latest` where it is not given.
+    point: Option<String>,
+}
+
+pub(super) async fn begin(
+    State(service): State<Arc<Service>>,
+    _: Administrator,
+    Read(wanted): Read<Wanted>,
+) -> Answer<Json<Value>> {
+    let machine =
+        service.database.machine(wanted.machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
+    let place = the_place(&service, wanted.place)?;
+    let point = checked_point(wanted.point.unwrap_or_else(|| "latest".to_owned()))?;
+    let id = secret::hex(&secret::random::<8>()?);
+    let failover = Failover::new(id, (machine.id, machine.name), wanted.kind, place, point);
+    if !service.database.add_failover(&failover).await? {
+        let problem = "the machine is being failed over already: cancel or commit that failover first";
+        return Err(Refusal::new(ErrorCode::Conflict, problem));
+    }
+    let kind = if wanted.kind == Kind::Test { "a test failover" } else { "a failover" };
+    let message = format!("{kind} to {} was asked for: {}", failover.place, failover.id);
+    service.event(EventKind::Failover, Some(machine.id), message).await;
+    Ok(Json(json!(Shown::from(Kept { failover, asked: None }))))
+}
+
+pub(super) async fn act(
+    State(service): State<Arc<Service>>,
+    _: Administrator,
+    InPath(id): InPath<String>,
+    Read(action): Read<Action>,
+) -> Answer<Json<Value>> {
+    if let Action::ChangePoint { point } = &action {
+        checked_point(point.clone())?;
+    }
+    let kept = service.database.failover(&id).await?.ok_or_else(|| Refusal::not_found("failover"))?;
+    kept.failover.may(&action).map_err(|err| Refusal::new(ErrorCode::Conflict, err.to_string()))?;
+    if !service.database.ask_failover(&id, &action).await? {
+        return Err(Refusal::new(
+            ErrorCode::Conflict,
+            "something else was asked of it a moment ago: look again",
+        ));
+    }
+    Ok(Json(json!({ "failover": id, "asked": action })))
+}
+
+fn the_place(service: &Service, wanted: Option<String>) -> Answer<String> {
+    let names = || service.failover.keys().cloned().collect::<Vec<_>>().join(", ");
+    match wanted {
+        Some(name) if service.failover.contains_key(&name) => Ok(name),
+        Some(name) => {
+            Err(Refusal::bad(format!("there is no place '{name}' to fail over to: there are {}", names())))
+        }
+        None => match service.failover.keys().next() {
+            Some(name) if service.failover.len() == 1 => Ok(name.clone()),
+            Some(_) => Err(Refusal::bad(format!("say which place to fail over to: {}", names()))),
+            None => Err(Refusal::bad(
+                "there is no place to fail over to: the service's configuration needs a table [failover.NAME]",
+            )),
+        },
+    }
+}
+
+fn checked_point(point: String) -> Answer<String> {
+    match point.len() <= MOST_POINT && !point.is_empty() {
+        true => Ok(point),
+        false => Err(Refusal::bad(format!("a point is named by up to {MOST_POINT} characters"))),
+    }
+}

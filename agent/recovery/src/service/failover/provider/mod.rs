@@ -1,0 +1,125 @@
+//! Where a machine is failed over to: what is asked of every kind of place.
+//!
+//! A provider makes a machine of restored disks and takes it away again. Whatever it is asked it can be asked again, since an
+//! instance may be killed after it did something and before it noted that. All it makes it makes under the failover's id, so that
+//! it can find and remove it without having been told of it. Deliberately not here: points, disks' content, and when what is done.
+
+mod images;
+mod qemu;
+
+use std::time::Duration;
+
+use mobility_format::{ByteCount, DiskId};
+use serde::{Deserialize, Serialize};
+
+use crate::Destination;
+
+pub(crate) use images::Images;
+pub(crate) use qemu::{Acceleration, Qemu};
+
+/// A machine as it is to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    /// The failover's id.
+    pub(crate) failover: String,
+    /// The machine's name.
+    pub(crate) name: String,
+    /// Whether it must reach nothing but itself.
+    pub(crate) isolated: bool,
+    /// Whether its firmware is UEFI.
+    pub(crate) uefi: bool,
+    /// In the order of the machine's own inventory: the first is booted from unless another one holds the root.
+    pub(crate) disks: Vec<Disk>,
+}
+
+/// A disk of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    pub(crate) id: DiskId,
+    /// What the machine calls it.
+    pub(crate) name: String,
+    pub(crate) size: ByteCount,
+    /// The serial number that it had, by which the machine's agent knows it again.
+    pub(crate) serial: Option<String>,
+    /// Whether the machine's root is on it.
+    pub(crate) is_root: bool,
+}
+
+/// How a machine is that was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It is up: somebody could log in.
+    Up(String),
+    /// It runs, and has not said yet that it is up.
+    Running,
+    /// It will not come up; why.
+    Stuck(String),
+    /// It does not run.
+    Off,
+}
+
+/// A provider could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub(crate) struct Failure {
+    pub(crate) problem: String,
+    /// What to do about it.
+    pub(crate) hint: String,
+}
+
+impl Failure {
+    pub(crate) fn new(problem: impl Into<String>, hint: impl Into<String>) -> Failure {
+        Failure { problem: problem.into(), hint: hint.into() }
+    }
+}
+
+/// What comes of asking a provider.
+pub(crate) type Outcome<T> = Result<T, Failure>;
+
+/// A kind of place.
+pub(crate) trait Provider: Send + Sync {
+    /// Sees that the place can take such a machine; what there is to say of it.
+    ///
+    /// # Errors
+    /// What is missing.
+    fn check(&self, spec: &Spec) -> Outcome<String>;
+
+    /// Where the disk is to be restored to, and in which format.
+    ///
+    /// # Errors
+    /// When that cannot be.
+    fn image(&self, spec: &Spec, disk: &Disk) -> Outcome<Destination>;
+
+    /// Makes the machine, of disks that are there, and its network.
+    ///
+    /// # Errors
+    /// When that cannot be.
+    fn make(&self, spec: &Spec) -> Outcome<String>;
+
+    /// Switches it on. One that is on stays on.
+    ///
+    /// # Errors
+    /// When that cannot be.
+    fn start(&self, failover: &str) -> Outcome<String>;
+
+    /// How it is.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn look(&self, failover: &str) -> Outcome<Seen>;
+
+    /// For how long to wait until it is up.
+    fn boot_limit(&self) -> Duration;
+
+    /// Switches it off, if it is on, without asking it: what it would still write is going to be removed.
+    ///
+    /// # Errors
+    /// When it stays on.
+    fn stop(&self, failover: &str) -> Outcome<String>;
+
+    /// Removes it and all that was made for it, as far as that is there.
+    ///
+    /// # Errors
+    /// When something stays.
+    fn remove(&self, failover: &str) -> Outcome<String>;
+}

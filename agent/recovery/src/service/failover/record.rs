@@ -1,0 +1,354 @@
+//! What is known of a failover: what it is to do, how far it is, and what came of each step.
+//!
+//! It is what the database keeps and what an administrator is shown, and it decides alone what comes next: no step is forgotten
+//! and none is done twice as long as it is stored after each. Deliberately not here: what a step does (`steps`), and where it is
+//! stored (`database::failovers`).
+
+use jiff::Timestamp;
+use mobility_format::{ByteCount, DiskId, Epoch, MachineId, manifest::Consistency};
+use serde::{Deserialize, Serialize};
+
+use super::step::Step;
+use crate::PointId;
+
+/// Lines of its own log that a failover keeps. Each step adds a few.
+const MOST_LINES: usize = 500;
+
+/// Why a machine is failed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// To see that it works: on a network of its own, while the machine goes on.
+    Test,
+    /// Because the machine is gone.
+    Unplanned,
+}
+
+/// What an administrator asks of a failover.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Action {
+    /// Do again what went wrong, and go on.
+    Resume,
+    /// Undo it: nothing of it is left at the target, and the machine goes on where it was.
+    Cancel,
+    /// Make the machine anew, from another point.
+    ChangePoint {
+        /// As [`Failover::wanted`].
+        point: String,
+    },
+    /// Keep the machine at the target as the real one: it cannot be undone any more.
+    Commit,
+    /// Let the machine at the target replicate, and the one before it never again.
+    Reprotect,
+    /// Remove the machine at the target, which is not the real one any more.
+    Remove,
+}
+
+/// How far a failover is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Phase {
+    /// Its steps are being done.
+    Running,
+    /// A step went wrong: it waits for somebody to say what to do.
+    Failed,
+    /// The machine runs at the target, and somebody has to say what becomes of it.
+    Ready,
+    /// The machine at the target is the real one, and is not protected.
+    Committed,
+    /// The machine at the target replicates.
+    Reprotected,
+    /// It was undone.
+    Cancelled,
+    /// The machine at the target was removed after it had been the real one.
+    Removed,
+}
+
+impl Phase {
+    /// Whether nothing can come after it.
+    pub(crate) fn is_end(self) -> bool {
+        matches!(self, Phase::Cancelled | Phase::Removed)
+    }
+}
+
+/// The point that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chosen {
+    /// Its name.
+    pub(crate) id: String,
+    pub(crate) epoch: Epoch,
+    /// What it shows.
+    pub(crate) time: Timestamp,
+    pub(crate) consistency: Consistency,
+    /// How old it was when the failover was asked for: what is lost of the machine's work, the measured RPO.
+    pub(crate) age_ms: i64,
+}
+
+/// A disk at the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Written {
+    pub(crate) id: DiskId,
+    /// What the machine calls it.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) path: String,
+    pub(crate) size: ByteCount,
+    /// How much of it was written; the rest is zero.
+    pub(crate) written: ByteCount,
+    /// What was written, as one digest, read back from where it is.
+    pub(crate) root: String,
+}
+
+/// A step and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) step: Step,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) began: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended: Option<Timestamp>,
+    /// How much of it is done, while it is being done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) progress: Option<Progress>,
+    /// What came of it, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) result: String,
+}
+
+/// How much of a step is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) done: ByteCount,
+    pub(crate) total: ByteCount,
+}
+
+/// A line of a failover's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Line {
+    pub(crate) at: Timestamp,
+    pub(crate) text: String,
+}
+
+/// A failover.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failover {
+    pub(crate) id: String,
+    pub(crate) machine: MachineId,
+    /// The machine's name, for people.
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// Where to, by the name that the configuration gives it.
+    pub(crate) place: String,
+    /// Which point was asked for: `latest`, `latest-processed`, `latest-app-consistent`, a time, an id.
+    pub(crate) wanted: String,
+    pub(crate) asked: Timestamp,
+    pub(crate) phase: Phase,
+    /// What phase it is in once all steps are done.
+    pub(crate) then: Phase,
+    /// Whether the point must not go.
+    #[serde(default)]
+    pub(crate) holds_point: bool,
+    /// The hardware that the machine was before, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hardware: Option<String>,
+    /// The newest epoch when the machine at the target was admitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) admitted_at: Option<u64>,
+    /// The machine at the target may be the real one: undoing is not possible any more.
+    pub(crate) committed: bool,
+    pub(crate) steps: Vec<Done>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) chosen: Option<Chosen>,
+    #[serde(default)]
+    pub(crate) disks: Vec<Written>,
+    /// Whether the machine was seen to be up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) booted: Option<bool>,
+    /// What to do about what went wrong, where there is something.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) hint: String,
+    pub(crate) log: Vec<Line>,
+}
+
+/// What is asked for cannot be done now; why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotNow(String);
+
+impl Failover {
+    /// What was asked for, with all steps before it.
+    pub(crate) fn new(
+        id: String,
+        machine: (MachineId, String),
+        kind: Kind,
+        place: String,
+        wanted: String,
+    ) -> Self {
+        let now = Timestamp::now();
+        let mut failover = Failover {
+            id,
+            machine: machine.0,
+            name: machine.1,
+            kind,
+            place,
+            wanted,
+            asked: now,
+            phase: Phase::Running,
+            then: Phase::Ready,
+            holds_point: false,
+            hardware: None,
+            admitted_at: None,
+            committed: false,
+            steps: Vec::new(),
+            chosen: None,
+            disks: Vec::new(),
+            booted: None,
+            hint: String::new(),
+            log: Vec::new(),
+        };
+        failover.plan(&Step::WHOLE, Phase::Ready);
+        failover
+    }
+
+    /// The next step that is not done.
+    pub(crate) fn next(&mut self) -> Option<&mut Done> {
+        match self.phase {
+            Phase::Running => self.steps.iter_mut().find(|done| done.ended.is_none()),
+            _ => None,
+        }
+    }
+
+    /// Notes that a step is begun, perhaps again.
+    pub(crate) fn begin(&mut self, now: Timestamp) -> Option<Step> {
+        let next = self.next()?;
+        next.began.get_or_insert(now);
+        next.progress = None;
+        Some(next.step)
+    }
+
+    /// Notes that the step that was begun is done.
+    pub(crate) fn end(&mut self, result: String, now: Timestamp) {
+        let Some(next) = self.next() else { return };
+        next.ended = Some(now);
+        next.progress = None;
+        let text = format!("{}: {result}", next.step.name());
+        next.result = result;
+        self.say(text, now);
+        if self.next().is_none() {
+            self.phase = self.then;
+            self.committed |= self.then == Phase::Committed;
+        }
+    }
+
+    /// Notes that the step that was begun went wrong.
+    pub(crate) fn fail(&mut self, problem: String, hint: String, now: Timestamp) {
+        let Some(next) = self.next() else { return };
+        next.progress = None;
+        let text = format!("{} went wrong: {problem}", next.step.name());
+        next.result = problem;
+        self.say(text, now);
+        self.hint = hint;
+        self.phase = Phase::Failed;
+    }
+
+    /// Adds a line to the log.
+    pub(crate) fn say(&mut self, text: String, now: Timestamp) {
+        self.log.push(Line { at: now, text });
+        let surplus = self.log.len().saturating_sub(MOST_LINES);
+        self.log.drain(..surplus);
+    }
+
+    /// Whether what is asked for can be done now. Undoing can be asked for while steps are done.
+    pub(crate) fn may(&self, action: &Action) -> Result<(), NotNow> {
+        let allowed = match action {
+            Action::Resume => self.phase == Phase::Failed,
+            Action::Cancel => !self.committed && !self.phase.is_end(),
+            Action::ChangePoint { .. } => {
+                !self.committed && matches!(self.phase, Phase::Ready | Phase::Failed)
+            }
+            Action::Commit => self.phase == Phase::Ready && self.kind != Kind::Test,
+            Action::Reprotect => self.phase == Phase::Committed,
+            Action::Remove => matches!(self.phase, Phase::Committed | Phase::Reprotected),
+        };
+        let what = self.phase_name();
+        match (allowed, action) {
+            (true, _) => Ok(()),
+            (false, Action::Commit) if self.kind == Kind::Test => Err(NotNow(
+                "a test failover is not committed: it is cancelled when it has been looked at".to_owned(),
+            )),
+            (false, Action::Cancel) if self.committed => {
+                Err(NotNow("it is committed: fail back, or remove the machine at the target".to_owned()))
+            }
+            (false, _) => Err(NotNow(format!("the failover is {what}, and this cannot be asked of it now"))),
+        }
+    }
+
+    /// Turns to what is asked for.
+    pub(crate) fn take(&mut self, action: &Action, now: Timestamp) -> Result<(), NotNow> {
+        self.may(action)?;
+        self.hint = String::new();
+        match action {
+            Action::Resume => self.phase = Phase::Running,
+            Action::Cancel => self.plan(&Step::UNDONE, Phase::Cancelled),
+            Action::ChangePoint { point } => {
+                self.wanted.clone_from(point);
+                self.asked = now;
+                self.booted = None;
+                self.plan(&Step::ANEW, Phase::Ready);
+            }
+            Action::Commit => self.plan(&[Step::LetPointGo], Phase::Committed),
+            Action::Reprotect => self.plan(&[Step::AdmitMachine, Step::WaitForPoint], Phase::Reprotected),
+            Action::Remove => self.plan(&[Step::StopMachine, Step::RemoveMachine], Phase::Removed),
+        }
+        self.say(format!("asked for: {}", action.name()), now);
+        Ok(())
+    }
+
+    /// What is done after what was done; what was not done is not done any more.
+    fn plan(&mut self, steps: &[Step], then: Phase) {
+        self.steps.retain(|done| done.ended.is_some());
+        let planned = |&step| Done { step, began: None, ended: None, progress: None, result: String::new() };
+        self.steps.extend(steps.iter().map(planned));
+        (self.phase, self.then) = (Phase::Running, then);
+    }
+
+    /// The phase as it is written.
+    pub(crate) fn phase_name(&self) -> &'static str {
+        match self.phase {
+            Phase::Running => "running",
+            Phase::Failed => "failed",
+            Phase::Ready => "ready",
+            Phase::Committed => "committed",
+            Phase::Reprotected => "reprotected",
+            Phase::Cancelled => "cancelled",
+            Phase::Removed => "removed",
+        }
+    }
+
+    /// From when it was asked for, or another point was, until the machine was up, in milliseconds: the measured RTO.
+    pub(crate) fn took_ms(&self) -> Option<i64> {
+        let up = self.steps.iter().rev().find(|done| done.step == Step::WatchBoot)?.ended?;
+        Some((up.as_millisecond() - self.asked.as_millisecond()).max(0))
+    }
+}
+
+impl Action {
+    /// The word for it, as it is written everywhere.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Action::Resume => "resume",
+            Action::Cancel => "cancel",
+            Action::ChangePoint { .. } => "change-point",
+            Action::Commit => "commit",
+            Action::Reprotect => "reprotect",
+            Action::Remove => "remove",
+        }
+    }
+}
+
+impl From<PointId> for String {
+    fn from(id: PointId) -> String {
+        id.to_string()
+    }
+}

@@ -1,0 +1,83 @@
+//! What a failover is made of. Each step can be done again at any time, as often as it takes.
+//!
+//! Deliberately not here: how one is done (`steps`), and which comes after which failure (`record`).
+
+use serde::{Deserialize, Serialize};
+
+/// A step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Step {
+    /// See that the place can take the machine.
+    CheckPlace,
+    /// See to it that no agent goes on with the machine's identity that should not.
+    HoldMachine,
+    /// Choose the point, and keep it from going.
+    ChoosePoint,
+    /// Write the disks as of the point, and read back what was written.
+    RestoreDisks,
+    /// Make the machine and its network, of the disks.
+    MakeMachine,
+    /// Switch it on.
+    StartMachine,
+    /// See that it comes up.
+    WatchBoot,
+    /// Switch it off.
+    StopMachine,
+    /// Remove it with its disks, its network, and whatever else was made.
+    RemoveMachine,
+    /// Let the agents go on that went on before.
+    ReleaseMachine,
+    /// The point may go as its policy says.
+    LetPointGo,
+    /// Let the agent in the machine at the target go on, and the one before it never again.
+    AdmitMachine,
+    /// See that it makes points.
+    WaitForPoint,
+}
+
+impl Step {
+    /// From nothing to a machine at the target.
+    pub(super) const WHOLE: [Step; 7] = [
+        Step::CheckPlace,
+        Step::HoldMachine,
+        Step::ChoosePoint,
+        Step::RestoreDisks,
+        Step::MakeMachine,
+        Step::StartMachine,
+        Step::WatchBoot,
+    ];
+    /// From a machine at the target to another one.
+    pub(super) const ANEW: [Step; 8] = [
+        Step::StopMachine,
+        Step::RemoveMachine,
+        Step::HoldMachine,
+        Step::ChoosePoint,
+        Step::RestoreDisks,
+        Step::MakeMachine,
+        Step::StartMachine,
+        Step::WatchBoot,
+    ];
+    /// From anything to nothing.
+    pub(super) const UNDONE: [Step; 4] =
+        [Step::StopMachine, Step::RemoveMachine, Step::ReleaseMachine, Step::LetPointGo];
+
+    /// What it is called, for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Step::CheckPlace => "check the place",
+            Step::HoldMachine => "hold the machine's identity",
+            Step::ChoosePoint => "choose the point",
+            Step::RestoreDisks => "restore the disks",
+            Step::MakeMachine => "make the machine",
+            Step::StartMachine => "start the machine",
+            Step::WatchBoot => "watch it boot",
+            Step::StopMachine => "stop the machine",
+            Step::RemoveMachine => "remove the machine",
+            Step::ReleaseMachine => "release the machine's identity",
+            Step::LetPointGo => "let the point go",
+            Step::AdmitMachine => "admit the machine at the target",
+            Step::WaitForPoint => "wait for its first point",
+        }
+    }
+}
