@@ -16,6 +16,8 @@ mod select;
 #[cfg(feature = "service")]
 pub mod service;
 mod storage;
+#[cfg(feature = "service")]
+pub mod target;
 mod vault;
 mod verify;
 

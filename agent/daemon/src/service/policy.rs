@@ -122,6 +122,9 @@ mod tests {
             mounts: vec!["/".to_owned(), "/srv/data".to_owned()],
             labels: vec!["serial:ABC123".to_owned(), "scsi-0HC_Volume_1".to_owned()],
             temporary: false,
+            controller: None,
+            lun: None,
+            serial: None,
         }
     }
 

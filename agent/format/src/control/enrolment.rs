@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Limited, MAX_DISKS, MAX_TEXT, TooMuch, within};
+use super::{Limited, MAX_DISKS, MAX_TEXT, Shape, TooMuch, within};
 use crate::{ByteCount, DiskId, MachineId, PublicKey};
 
 /// `POST /v1/enrol`: without a client certificate. Asking again with the same token and key gives the same machine and
@@ -39,6 +39,9 @@ pub struct Inventory {
     pub hardware: String,
     /// Its disks, protected or not.
     pub disks: Vec<DiskInventory>,
+    /// What it is made of. An older agent says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Shape>,
 }
 
 /// A disk of an inventory.
@@ -56,6 +59,15 @@ pub struct DiskInventory {
     pub labels: Vec<String>,
     /// Whether its content is lost when the machine moves, as the cloud says.
     pub temporary: bool,
+    /// What it is attached to, as the machine names that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
+    /// Its number there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lun: Option<u32>,
+    /// The serial number that the machine sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
 }
 
 /// Answers [`EnrolRequest`].
@@ -137,7 +149,9 @@ impl Limited for Inventory {
             within("the mounts of a disk", disk.mounts.len(), 1024)?;
             within("the labels of a disk", disk.labels.len(), 64)?;
             let texts = disk.mounts.iter().chain(&disk.labels).chain([&disk.name]);
+            let texts = texts.chain(&disk.controller).chain(&disk.serial);
             texts.map(String::len).try_for_each(|length| within("a name of a disk", length, MAX_TEXT))
-        })
+        })?;
+        self.shape.as_ref().map_or(Ok(()), Limited::check)
     }
 }

@@ -11,6 +11,7 @@ mod grants;
 mod health;
 mod policy;
 mod session;
+mod shape;
 
 pub use commands::{
     Command, CommandId, CommandResult, Commands, DoubtedDisk, LONGEST_WAIT_S, MAX_COMMANDS, Order,
@@ -24,6 +25,10 @@ pub use grants::{
 pub use health::{DiskHealth, Heartbeat, HeartbeatAnswer, LastPoint, MachineHealth, Trouble};
 pub use policy::{DiskPattern, Policy, RateWindow};
 pub use session::{Claim, GenerationRequest, NewGeneration, SessionRequest, SessionStarted};
+pub use shape::{
+    BootMode, CloudDisk, CloudInterface, CloudInventory, CloudKind, InterfaceAddress, InterfaceInventory,
+    MAX_ADDRESSES, MAX_INTERFACES, MAX_TAGS, Shape,
+};
 
 /// The version of the protocol, as the first part of every path.
 pub const VERSION: &str = "v1";

@@ -13,6 +13,7 @@ use super::{
     print_json,
     service::{NOTHING, Place, Service, text},
     table::Align,
+    target,
 };
 
 #[derive(Subcommand)]
@@ -37,6 +38,11 @@ pub(super) enum Command {
     Resume(One),
     /// Give a machine another policy
     Policy(Assign),
+    /// Where and as what a machine is to run when it is failed over
+    Target {
+        #[command(subcommand)]
+        command: target::Command,
+    },
 }
 
 #[derive(Args)]
@@ -95,6 +101,7 @@ pub(super) fn run(command: &Command) -> Result<Outcome> {
         Command::Point(point) => {
             tell(&point.one, &json!({ "order": "point", "application": point.app_consistent }))?;
         }
+        Command::Target { command } => return target::run(command),
         Command::Pause(one) => pause(one, true)?,
         Command::Resume(one) => pause(one, false)?,
         Command::Renew(one) => tell(one, &json!({ "order": "renew" }))?,

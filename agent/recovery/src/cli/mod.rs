@@ -8,6 +8,7 @@ pub(crate) mod exit;
 mod failover;
 mod machine;
 mod manual;
+mod network;
 mod open;
 mod point;
 mod points;
@@ -18,6 +19,7 @@ mod restore;
 mod serve;
 mod service;
 mod table;
+mod target;
 mod token;
 mod verify;
 
@@ -78,6 +80,11 @@ enum Command {
         #[command(subcommand)]
         command: failover::Command,
     },
+    /// Which network of the target stands for which of the source
+    Network {
+        #[command(subcommand)]
+        command: network::Command,
+    },
     /// What happened
     Event {
         #[command(subcommand)]
@@ -120,6 +127,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Policy { command } => policy::run(&command),
         Command::Point { command } => point::run(&command),
         Command::Failover { command } => failover::run(&command),
+        Command::Network { command } => network::run(&command),
         Command::Event { command } => event::run(&command),
         Command::Manual(arguments) => manual::run(&arguments),
     }

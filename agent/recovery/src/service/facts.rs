@@ -2,8 +2,10 @@
 //! which the database can be rebuilt.
 //!
 //! ```text
-//! service/machines/<machine>/<number>    who it is, its policy, whether it was revoked, which points are pinned
+//! service/machines/<machine>/<number>    who and what it is, its policy, whether it was revoked, which points are pinned,
+//!                                        where it is to run when it is failed over
 //! service/policies/<name>/<version>      a policy
+//! service/networks/<number>              which network stands for which
 //! ```
 //!
 //! The database says what is so. A change in it raises a number, and what is so then is stored under that number, once; the
@@ -11,20 +13,27 @@
 //! Deliberately not here: what is in these objects for the database (`reindex`).
 
 use jiff::Timestamp;
-use mobility_format::{MachineId, PublicKey, control::Policy, envelope::Magic};
+use mobility_format::{
+    MachineId, PublicKey,
+    control::{Inventory, Policy},
+    envelope::Magic,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{failover::Gate, refusal::Answer, state::Service};
+use super::{database::essential, failover::Gate, refusal::Answer, state::Service};
 use crate::{
     StorageError,
     records::Record,
     storage::{Objects, SMALL, Stores},
+    target::{NetworkMapping, TargetSettings},
 };
 
 /// Where machines' facts are.
 const MACHINES: &str = "service/machines";
 /// Where policies are.
 const POLICIES: &str = "service/policies";
+/// Where network mappings are.
+const NETWORKS: &str = "service/networks";
 /// How many facts and policies are stored in one go.
 const MOST: u32 = 256;
 
@@ -45,6 +54,12 @@ pub(crate) struct MachineFacts {
     pub(crate) gate: Gate,
     /// Epochs of points that are not to be pruned.
     pub(crate) pins: Vec<u64>,
+    /// What it is, as far as that is needed to make it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) inventory: Option<Inventory>,
+    /// What somebody said of where it is to run when it is failed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<TargetSettings>,
 }
 
 impl Record for MachineFacts {
@@ -59,6 +74,16 @@ pub(crate) struct StoredPolicy {
 
 impl Record for StoredPolicy {
     const MAGIC: Magic = Magic(*b"\x89MOBPOL\n");
+}
+
+/// All network mappings, as they are stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredNetworks {
+    pub(crate) mappings: Vec<NetworkMapping>,
+}
+
+impl Record for StoredNetworks {
+    const MAGIC: Magic = Magic(*b"\x89MOBNET\n");
 }
 
 /// The machines of which there are facts.
@@ -83,6 +108,12 @@ pub(crate) fn policies(stores: &Stores) -> Result<Vec<Policy>, StorageError> {
         policies.extend(stored.map(|stored| stored.policy).filter(|policy| policy.name == name));
     }
     Ok(policies)
+}
+
+/// The newest network mappings that can be read, and the highest number that was used.
+pub(crate) fn networks(stores: &Stores) -> Result<(Vec<NetworkMapping>, u64), StorageError> {
+    let (stored, highest) = newest::<StoredNetworks>(stores.target(), NETWORKS)?;
+    Ok((stored.unwrap_or_default().mappings, highest))
 }
 
 fn newest<T: Record>(objects: &dyn Objects, folder: &str) -> Result<(Option<T>, u64), StorageError> {
@@ -140,10 +171,28 @@ pub(crate) async fn store_due(service: &Service) -> Answer<()> {
             .await?;
         service.database.note_policy_stored(&name, version).await?;
     }
+    store_networks(service).await?;
     for machine in service.database.facts_to_store(MOST).await? {
         store(service, machine).await?;
     }
     Ok(())
+}
+
+/// Stores network mappings, if they have changed.
+async fn store_networks(service: &Service) -> Answer<()> {
+    let Some(number) = service.database.networks_to_store().await? else { return Ok(()) };
+    let networks = StoredNetworks { mappings: service.database.network_mappings().await? };
+    service.blocking(move |stores| put(stores.target(), NETWORKS, number, &networks)).await?;
+    Ok(service.database.note_networks_stored(number).await?)
+}
+
+/// As [`store_due`] for network mappings that were just changed.
+pub(crate) async fn store_networks_now(service: &Service) {
+    if store_networks(service).await.is_err() {
+        tracing::warn!(
+            "changed network mappings are in the database alone until storage can be written again"
+        );
+    }
 }
 
 /// Stores what is so of a machine now.
@@ -165,6 +214,8 @@ async fn store(service: &Service, machine: MachineId) -> Answer<()> {
         paused: known.paused,
         gate: service.database.gate(machine).await?,
         pins: service.database.pins(machine).await?,
+        inventory: known.inventory.as_ref().map(essential),
+        target: service.database.target(machine).await?.filter(|target| *target != TargetSettings::default()),
     };
     service
         .blocking(move |stores| put(stores.target(), &format!("{MACHINES}/{machine}"), number, &facts))
@@ -197,6 +248,8 @@ mod tests {
             paused: false,
             gate: Gate::default(),
             pins: pins.to_vec(),
+            inventory: None,
+            target: None,
         }
     }
 

@@ -233,6 +233,7 @@ fn assemble(
         granting,
         stores: opened.stores,
         addresses,
+        targets: Vec::new(),
         bell: super::bell::Bell::default(),
         work: Notify::new(),
         alerts,

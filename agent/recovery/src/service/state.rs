@@ -26,7 +26,7 @@ use super::{
     refusal::{Answer, Refusal},
     secret::{Recognised, Sealer},
 };
-use crate::storage::Stores;
+use crate::{storage::Stores, target::Place};
 
 /// How long it may go unnoticed that a machine was revoked.
 const STANDING_KEPT: Duration = Duration::from_secs(2);
@@ -49,6 +49,8 @@ pub(crate) struct Service {
     pub(crate) granting: Granting,
     /// Where machines reach the service, in the order to try.
     pub(crate) addresses: Vec<String>,
+    /// Places that machines can be failed over to.
+    pub(crate) targets: Vec<Place>,
     pub(crate) bell: Bell,
     /// Rung when there may be work.
     pub(crate) work: Notify,

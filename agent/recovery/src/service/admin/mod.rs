@@ -1,4 +1,5 @@
-//! What administrators ask: tokens, machines, disks, points, policies and events, below `/v1/admin`, and figures at `/metrics`.
+//! What administrators ask: tokens, machines, disks, points, policies, target settings, network mappings and events, below `/v1/admin`,
+//! and figures at `/metrics`.
 //!
 //! One credential allows all of it. Deliberately not here: what agents ask (`api`).
 
@@ -6,8 +7,10 @@ mod disks;
 mod failovers;
 mod machines;
 mod metrics;
+mod networks;
 mod points;
 mod policies;
+mod targets;
 mod tokens;
 
 use std::sync::Arc;
@@ -37,7 +40,7 @@ const EVENTS: u32 = 100;
 const MOST_EVENTS: u32 = 10_000;
 
 /// What administrators ask.
-pub(super) const ROUTES: [Route; 23] = [
+pub(super) const ROUTES: [Route; 28] = [
     (GET, "/v1/admin/tokens", |by| on(by, tokens::list)),
     (POST, "/v1/admin/tokens", |by| on(by, tokens::create)),
     (DELETE, "/v1/admin/tokens/{id}", |by| on(by, tokens::revoke)),
@@ -51,6 +54,11 @@ pub(super) const ROUTES: [Route; 23] = [
     (GET, "/v1/admin/machines/{id}/pins", |by| on(by, points::pins)),
     (POST, "/v1/admin/machines/{id}/pins/{epoch}", |by| on(by, points::pin)),
     (DELETE, "/v1/admin/machines/{id}/pins/{epoch}", |by| on(by, points::unpin)),
+    (GET, "/v1/admin/machines/{id}/target", |by| on(by, targets::show)),
+    (PUT, "/v1/admin/machines/{id}/target", |by| on(by, targets::set)),
+    (GET, "/v1/admin/network-mappings", |by| on(by, networks::list)),
+    (PUT, "/v1/admin/network-mappings/{source}", |by| on(by, networks::map)),
+    (DELETE, "/v1/admin/network-mappings/{source}", |by| on(by, networks::unmap)),
     (GET, "/v1/admin/disks", |by| on(by, disks::list)),
     (GET, "/v1/admin/failovers", |by| on(by, failovers::list)),
     (POST, "/v1/admin/failovers", |by| on(by, failovers::begin)),

@@ -122,22 +122,24 @@ impl Database {
     /// Puts a machine back. It has no session: the one that is heard first goes on.
     pub(crate) async fn restore_machine(&self, found: &Found, now: Timestamp) -> Result<()> {
         let (facts, machine) = (&found.facts, found.facts.machine.to_string());
-        let inventory = Inventory { name: facts.name.clone(), ..Inventory::default() };
+        let unknown = Inventory { name: facts.name.clone(), ..Inventory::default() };
+        let inventory = facts.inventory.as_ref().unwrap_or(&unknown);
         let (head, number) = (found.head.as_ref(), stored(found.number));
         let mut statements = vec![
             query(
-                "INSERT INTO machines (id, name, signing_key, policy, inventory, enrolled, revoked, paused, gate)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+                "INSERT INTO machines (id, name, signing_key, policy, inventory, enrolled, revoked, paused, gate, target)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
             )
             .bind(machine.clone())
             .bind(facts.name.clone())
             .bind(facts.key.to_string())
             .bind(facts.policy.clone())
-            .bind(json(&inventory)?)
+            .bind(json(inventory)?)
             .bind(millis(facts.enrolled))
             .bind(facts.revoked.map(millis))
             .bind(i64::from(facts.paused))
-            .bind(if facts.gate == Gate::default() { None } else { Some(json(&facts.gate)?) }),
+            .bind(if facts.gate == Gate::default() { None } else { Some(json(&facts.gate)?) })
+            .bind(facts.target.as_ref().map(json).transpose()?),
             query(
                 "INSERT INTO states (machine, generation, slots, head, taken_in, point_epoch, point_at, facts,
                     facts_stored) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",

@@ -15,6 +15,7 @@ mod policies;
 mod schema;
 mod sessions;
 mod states;
+mod targets;
 mod tokens;
 mod work;
 
@@ -43,6 +44,7 @@ pub(crate) use failovers::Kept;
 pub(crate) use machines::{Enrolment, Machine, Standing};
 pub(crate) use sessions::{Begun, Newcomer};
 pub(crate) use states::{State, Taken};
+pub(crate) use targets::essential;
 pub(crate) use tokens::Token;
 pub(crate) use work::{CLAIM, Claim, Job, Overdue};
 

@@ -204,13 +204,6 @@ impl Database {
         self.change(statement).await?.map_or(Ok(None), |row| row.count("turn_last").map(Some))
     }
 
-    async fn note_inventory(&self, machine: MachineId, inventory: &Inventory) -> Result<()> {
-        let statement = query("UPDATE machines SET name = $1, inventory = $2 WHERE id = $3");
-        let statement =
-            statement.bind(inventory.name.clone()).bind(json(inventory)?).bind(machine.to_string());
-        self.write(statement).await.map(|_| ())
-    }
-
     /// Takes a heartbeat, in one transaction with others'. Nothing where the session is not the current one, or the turn is that of
     /// a copy.
     pub(crate) async fn heartbeat(
