@@ -12,6 +12,7 @@ mod client;
 mod commits;
 mod document;
 mod enrolment;
+mod exports;
 mod failover;
 mod fleet;
 mod grants;

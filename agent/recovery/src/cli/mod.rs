@@ -5,6 +5,7 @@
 mod disk;
 mod event;
 pub(crate) mod exit;
+mod export;
 mod failover;
 mod machine;
 mod manual;
@@ -85,6 +86,11 @@ enum Command {
         #[command(subcommand)]
         command: network::Command,
     },
+    /// A point's disks over HTTPS, for nbdkit, qemu-img and others
+    Export {
+        #[command(subcommand)]
+        command: export::Command,
+    },
     /// What happened
     Event {
         #[command(subcommand)]
@@ -128,6 +134,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Point { command } => point::run(&command),
         Command::Failover { command } => failover::run(&command),
         Command::Network { command } => network::run(&command),
+        Command::Export { command } => export::run(&command),
         Command::Event { command } => event::run(&command),
         Command::Manual(arguments) => manual::run(&arguments),
     }

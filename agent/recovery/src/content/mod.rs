@@ -20,6 +20,8 @@ pub(crate) use pool::{ObjectPool, PooledObject};
 pub(crate) use segment::{OpenSegment, SegmentSource, check_is, check_names};
 pub(crate) use sweep::{Layer, Piece, Sweep, WindowPlan};
 pub use window::{WindowContent, WindowReader, Windows, block_digests};
+#[cfg(feature = "service")]
+pub(crate) use window::{assembler, fill};
 
 use mobility_format::{DiskId, Epoch, segment::SegmentError};
 

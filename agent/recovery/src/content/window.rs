@@ -107,6 +107,12 @@ impl WindowReader {
     /// # Errors
     /// What is damaged, missing or unreadable.
     pub fn window(&mut self, block: BlockIndex) -> Result<WindowContent, ContentError> {
+        let plan = self.plan(block)?;
+        fill(&mut self.assembler, &plan)
+    }
+
+    /// What the window that `block` lies in is made of, from the indexes alone.
+    pub(crate) fn plan(&mut self, block: BlockIndex) -> Result<WindowPlan, ContentError> {
         let start = block.window_start();
         let end = BlockIndex((start.0 + WINDOW_BLOCKS).min(self.size.blocks()));
         let mut plan = WindowPlan::new(start);
@@ -117,8 +123,7 @@ impl WindowReader {
             }
             self.offer(&mut plan, rank, BlockRange { start, count: end.0.saturating_sub(start.0) })?;
         }
-        let plan = plan.complete();
-        fill(&mut self.assembler, &plan)
+        Ok(plan.complete())
     }
 
     fn offer(&mut self, plan: &mut WindowPlan, rank: usize, window: BlockRange) -> Result<(), ContentError> {
@@ -170,13 +175,15 @@ impl WindowReader {
     }
 }
 
-fn assembler(stores: &Stores) -> Result<Assembler, ContentError> {
+/// What fills windows from these stores.
+pub(crate) fn assembler(stores: &Stores) -> Result<Assembler, ContentError> {
     Assembler::new().map_err(|err| {
         StorageError::new("get working memory to decompress", &stores.target().place(""), err).into()
     })
 }
 
-fn fill(assembler: &mut Assembler, plan: &WindowPlan) -> Result<WindowContent, ContentError> {
+/// The content that a plan says.
+pub(crate) fn fill(assembler: &mut Assembler, plan: &WindowPlan) -> Result<WindowContent, ContentError> {
     if plan.pieces.is_empty() {
         return Ok(WindowContent::Zero);
     }

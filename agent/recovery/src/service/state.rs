@@ -20,6 +20,7 @@ use super::{
     authority::Authority,
     bell::Bell,
     database::{Database, DatabaseError, Event, EventKind, Standing, Waiting},
+    export::{Kept, Shelf},
     failover::Place,
     granting::Granting,
     processor::{Gaps, Intakes},
@@ -62,6 +63,10 @@ pub(crate) struct Service {
     /// Uploads into the service's own cache storage at once.
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) readers: Readers,
+    /// What is read of exports.
+    pub(crate) shelf: Arc<Shelf>,
+    /// Exports that were asked for lately, by the hash of their keys.
+    pub(crate) exports: Mutex<HashMap<String, (Instant, Arc<Kept>)>>,
     pub(crate) intakes: Intakes,
     pub(crate) gaps: Gaps,
     /// For how long a commit may be missing while later ones are there.

@@ -1,9 +1,10 @@
-//! What administrators ask: tokens, machines, disks, points, policies, target settings, network mappings and events, below `/v1/admin`,
-//! and figures at `/metrics`.
+//! What administrators ask: tokens, machines, disks, points, exports, failovers, policies, target settings, network mappings and events,
+//! below `/v1/admin`, and figures at `/metrics`.
 //!
 //! One credential allows all of it. Deliberately not here: what agents ask (`api`).
 
 mod disks;
+mod exports;
 mod failovers;
 mod machines;
 mod metrics;
@@ -40,7 +41,7 @@ const EVENTS: u32 = 100;
 const MOST_EVENTS: u32 = 10_000;
 
 /// What administrators ask.
-pub(super) const ROUTES: [Route; 28] = [
+pub(super) const ROUTES: [Route; 31] = [
     (GET, "/v1/admin/tokens", |by| on(by, tokens::list)),
     (POST, "/v1/admin/tokens", |by| on(by, tokens::create)),
     (DELETE, "/v1/admin/tokens/{id}", |by| on(by, tokens::revoke)),
@@ -59,6 +60,9 @@ pub(super) const ROUTES: [Route; 28] = [
     (GET, "/v1/admin/network-mappings", |by| on(by, networks::list)),
     (PUT, "/v1/admin/network-mappings/{source}", |by| on(by, networks::map)),
     (DELETE, "/v1/admin/network-mappings/{source}", |by| on(by, networks::unmap)),
+    (POST, "/v1/admin/machines/{id}/exports", |by| on(by, exports::create)),
+    (GET, "/v1/admin/exports", |by| on(by, exports::list)),
+    (DELETE, "/v1/admin/exports/{id}", |by| on(by, exports::end)),
     (GET, "/v1/admin/disks", |by| on(by, disks::list)),
     (GET, "/v1/admin/failovers", |by| on(by, failovers::list)),
     (POST, "/v1/admin/failovers", |by| on(by, failovers::begin)),

@@ -9,6 +9,7 @@ mod commands;
 mod commits;
 pub(super) mod digests;
 mod enrol;
+mod exports;
 mod generation;
 mod grants;
 mod heartbeat;
@@ -40,7 +41,7 @@ use super::{
 pub(crate) const CACHE_PATH: &str = "/v1/cache/";
 
 /// What agents ask, and the document of all that can be asked.
-pub(super) const ROUTES: [Route; 13] = [
+pub(super) const ROUTES: [Route; 15] = [
     (POST, "/v1/enrol", |by| on(by, enrol::enrol)),
     (POST, "/v1/renew", |by| on(by, enrol::renew)),
     (POST, "/v1/unenrol", |by| on(by, enrol::unenrol)),
@@ -52,6 +53,8 @@ pub(super) const ROUTES: [Route; 13] = [
     (POST, "/v1/grants", |by| on(by, grants::give)),
     (POST, "/v1/commits", |by| on(by, commits::take)),
     (GET, "/v1/digests/{disk}", |by| on(by, digests::give)),
+    (GET, "/v1/exports/{export}", |by| on(by, exports::show)),
+    (GET, "/v1/exports/{export}/disks/{disk}", |by| on(by, exports::disk)),
     (PUT, "/v1/cache/{*key}", |by| on(by, cache::take)),
     (GET, "/v1/openapi.json", |by| on(by, openapi::show)),
 ];

@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     PointsRemoved,
     Failover,
     FailoverFailed,
+    Exported,
+    ExportEnded,
 }
 
 impl Kind {
@@ -68,6 +70,8 @@ impl Kind {
             Kind::PointsRemoved => "points-removed",
             Kind::Failover => "failover",
             Kind::FailoverFailed => "failover-failed",
+            Kind::Exported => "exported",
+            Kind::ExportEnded => "export-ended",
         }
     }
 

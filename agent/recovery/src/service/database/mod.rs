@@ -7,6 +7,7 @@
 
 mod commands;
 mod events;
+mod exports;
 mod facts;
 mod failovers;
 mod group;

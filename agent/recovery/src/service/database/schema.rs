@@ -112,7 +112,8 @@ const THIRD: &[&str] = &[
 ];
 
 /// Where a machine is to run when it is failed over, as far as somebody said; which networks stand for which; whose sessions may
-/// begin while a machine is failed over; failovers, each with all that is known of it as its body.
+/// begin while a machine is failed over; failovers, each with all that is known of it as its body; points that are exported, each
+/// until a time.
 const FOURTH: &[&str] = &[
     "ALTER TABLE machines ADD COLUMN target TEXT",
     "ALTER TABLE machines ADD COLUMN gate TEXT",
@@ -133,6 +134,15 @@ const FOURTH: &[&str] = &[
         body TEXT NOT NULL)",
     "CREATE INDEX failovers_of ON failovers (machine, created)",
     "CREATE INDEX failovers_busy ON failovers (busy, claimed_until)",
+    "CREATE TABLE exports (
+        id TEXT PRIMARY KEY,
+        hash TEXT NOT NULL UNIQUE,
+        machine TEXT NOT NULL REFERENCES machines (id),
+        epoch BIGINT NOT NULL,
+        created BIGINT NOT NULL,
+        expires BIGINT NOT NULL,
+        body TEXT NOT NULL)",
+    "CREATE INDEX exports_of ON exports (machine, expires)",
 ];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.

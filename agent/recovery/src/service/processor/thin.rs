@@ -3,6 +3,8 @@
 //! Ages go by when the service took a point in, so nothing that a machine says makes an older point go. Deliberately not here:
 //! which points stay (`ladder`), and how they are merged (`prune`).
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use mobility_format::{Epoch, MachineId};
 
@@ -33,8 +35,9 @@ async fn thin(service: &Service, machine: MachineId, lease: &Lease) -> Result<()
         return Ok(());
     };
     let ladder: Ladder = policy.retention.parse().map_err(|err| Refusal::failing(&err))?;
-    let pinned = service.database.pins(machine).await?.into_iter().map(Epoch);
-    let pinned = pinned.chain(service.database.epochs_failed_over(machine).await?).collect();
+    let mut pinned: BTreeSet<Epoch> = service.database.pins(machine).await?.into_iter().map(Epoch).collect();
+    pinned.extend(service.database.exported(machine, Timestamp::now()).await?);
+    pinned.extend(service.database.epochs_failed_over(machine).await?);
     let report = service
         .blocking_claimed(lease, move |stores| {
             prune_but(stores, machine, &ladder, &pinned, Timestamp::now(), false)
