@@ -28,6 +28,8 @@ pub enum Requirement {
     Packaging,
     /// QEMU and the disk image that `packaging/install-test-vm.sh` makes: `MOBILITY_REQUIRE_VM=1`.
     Vm,
+    /// The programs that judge disk images, which `packaging/install-disk-tools.sh` installs: `MOBILITY_REQUIRE_DISK_TOOLS=1`.
+    DiskTools,
 }
 
 impl Requirement {
@@ -42,6 +44,7 @@ impl Requirement {
             Requirement::GuestAgent => "MOBILITY_REQUIRE_GUEST_AGENT",
             Requirement::Packaging => "MOBILITY_REQUIRE_PACKAGING",
             Requirement::Vm => "MOBILITY_REQUIRE_VM",
+            Requirement::DiskTools => "MOBILITY_REQUIRE_DISK_TOOLS",
         }
     }
 

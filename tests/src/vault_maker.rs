@@ -40,8 +40,10 @@ pub struct ModelDisk {
     pub id: DiskId,
     /// Its name.
     pub name: String,
-    /// Its content.
+    /// Its content, or the beginning of it.
     pub content: Vec<u8>,
+    /// How many bytes it has behind that, which no snapshot remembers.
+    behind: u64,
     last_segment: Digest,
     /// The segments of the epoch being made, each a block's content or nothing for zeros.
     parts: Vec<BTreeMap<u64, Option<Vec<u8>>>>,
@@ -152,7 +154,30 @@ impl<S: Deref<Target = Stores>> VaultMaker<S> {
     pub fn add_disk(&mut self, name: &str, size: u64) {
         let (id, content) = (DiskId::derive(name), vec![0; size as usize]);
         let name = name.to_owned();
-        self.disks.push(ModelDisk { id, name, content, last_segment: Digest::NONE, parts: Vec::new() });
+        self.disks.push(ModelDisk {
+            id,
+            name,
+            content,
+            behind: 0,
+            last_segment: Digest::NONE,
+            parts: Vec::new(),
+        });
+    }
+
+    /// Makes a disk so long that its content is not kept in memory: only what it has now is. Its length is a multiple of a
+    /// block's then.
+    pub fn lengthen(&mut self, disk: usize, size: u64) {
+        self.disks[disk].behind = size - self.disks[disk].content.len() as u64;
+    }
+
+    /// Writes a block behind what is kept of the content.
+    pub fn write_behind(&mut self, disk: usize, block: u64, plain: Vec<u8>) {
+        let disk = &mut self.disks[disk];
+        assert!(block >= disk.blocks() && plain.len() == BLOCK_SIZE);
+        if disk.parts.is_empty() {
+            disk.parts.push(BTreeMap::new());
+        }
+        disk.parts.last_mut().unwrap().insert(block, Some(plain));
     }
 
     /// The agent is killed and started again: nothing that was not committed is known any more.
@@ -293,7 +318,7 @@ impl<S: Deref<Target = Stores>> VaultMaker<S> {
         DiskState {
             id: disk.id,
             name: disk.name.clone(),
-            size: ByteCount(disk.content.len() as u64),
+            size: ByteCount(disk.content.len() as u64 + disk.behind),
             segments,
             missing: false,
             audited_blocks: 0,

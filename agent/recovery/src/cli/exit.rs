@@ -85,6 +85,7 @@ fn code_of(err: &(dyn std::error::Error + 'static)) -> Option<u8> {
             | RestoreError::NotADevice(_)
             | RestoreError::InUse(_)
             | RestoreError::Format { .. }
+            | RestoreError::WrongSize { .. }
             | RestoreError::TooSmall { .. } => 5,
             RestoreError::Storage(err) => of_storage(err),
             RestoreError::Differs { .. } => 8,

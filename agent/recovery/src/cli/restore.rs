@@ -16,7 +16,7 @@ use clap::{ArgAction, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use mobility_format::{ByteCount, DiskId, manifest::DiskState};
 use mobility_recovery::{
-    Catalog, Destination, Format, Phase, Point, Progress, Restored, images_in, restore_disk, select,
+    Catalog, Destination, Format, PageBlob, Phase, Point, Progress, Restored, images_in, restore_disk, select,
 };
 use serde_json::json;
 
@@ -28,7 +28,7 @@ use super::{
 };
 
 #[derive(Args)]
-#[group(id = "where", required = true, multiple = false, args = ["output", "to_device"])]
+#[group(id = "where", required = true, multiple = false, args = ["output", "to_device", "to_blob"])]
 pub(super) struct Arguments {
     #[command(flatten)]
     place: Place,
@@ -45,9 +45,14 @@ pub(super) struct Arguments {
     /// The block device to overwrite with the one disk that is restored
     #[arg(long, value_name = "PATH")]
     to_device: Option<PathBuf>,
-    /// The format: `raw`, exactly as long as the disk; `qcow2`, for QEMU; `vhd`, fixed, as Azure takes it
-    #[arg(long, value_name = "FORMAT", default_value = "raw")]
-    format: Format,
+    /// The file that holds the address of an Azure page blob, with its signature (SAS): for the one disk that is restored, as
+    /// `vhd`. A blob that is there, such as that of a managed disk which waits for its upload, is filled with --force
+    #[arg(long, value_name = "FILE")]
+    to_blob: Option<PathBuf>,
+    /// The format: `raw`, which it is if nothing is said, exactly as long as the disk; `qcow2`, for QEMU; `vhd`, fixed, as
+    /// Azure takes it
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
     /// Whether to read back what was written and compare it
     #[arg(long, value_name = "yes|no", default_value = "yes", default_missing_value = "yes", num_args = 0..=1,
           require_equals = true, action = ArgAction::Set, value_parser = yes_or_no)]
@@ -109,10 +114,8 @@ fn chosen_disks(arguments: &Arguments, point: &Point<'_>) -> Result<Vec<DiskId>>
             }
         },
     };
-    if arguments.to_device.is_some() && chosen.len() != 1 {
-        return Err(
-            NotFound(format!("name the one disk to write to the device with --disk: {}", names())).into()
-        );
+    if arguments.output.is_none() && chosen.len() != 1 {
+        return Err(NotFound(format!("name the one disk to write there with --disk: {}", names())).into());
     }
     Ok(chosen)
 }
@@ -156,15 +159,26 @@ fn destinations<'a>(
     disks: &[DiskId],
 ) -> Result<Vec<(&'a DiskState, Destination)>> {
     let (format, epoch) = (arguments.format, point.epoch());
-    match (&arguments.to_device, &arguments.output) {
-        (Some(path), _) => {
-            let disk = point.manifest().disks.iter().find(|disk| disks.contains(&disk.id));
-            let disk = disk.context("the point has no such disk")?;
-            Ok(vec![(disk, Destination::Device { path: path.clone(), format })])
-        }
-        (_, Some(dir)) => Ok(images_in(catalog, epoch, disks, dir, format, arguments.force)?),
-        _ => anyhow::bail!("name either --output or --to-device"),
+    if let Some(dir) = &arguments.output {
+        return Ok(images_in(catalog, epoch, disks, dir, format.unwrap_or_default(), arguments.force)?);
     }
+    let disk = point.manifest().disks.iter().find(|disk| disks.contains(&disk.id));
+    let disk = disk.context("the point has no such disk")?;
+    let to = match (&arguments.to_device, &arguments.to_blob) {
+        (Some(path), _) => Destination::Device { path: path.clone(), format: format.unwrap_or_default() },
+        (_, Some(_)) if format.is_some_and(|format| format != Format::Vhd) => {
+            anyhow::bail!("a page blob is a VHD: leave --format out")
+        }
+        (_, Some(file)) => {
+            let address = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the blob's address from {}", file.display()))?;
+            let blob = PageBlob::at(&address)
+                .map_err(|problem| NotFound(format!("{}: {problem}", file.display())))?;
+            Destination::PageBlob { blob, replace: arguments.force }
+        }
+        _ => anyhow::bail!("name --output, --to-device or --to-blob"),
+    };
+    Ok(vec![(disk, to)])
 }
 
 /// What is set by the signals that ask for an end. A second one ends the process at once.

@@ -76,6 +76,15 @@ pub enum Destination {
         /// Its format: raw, or a fixed VHD.
         format: Format,
     },
+    /// A page blob in Azure Blob Storage, as a fixed VHD.
+    #[cfg(feature = "service")]
+    PageBlob {
+        /// The blob.
+        blob: super::PageBlob,
+        /// Whether to fill one that is there and has the right size, such as that behind a managed disk that waits for its
+        /// upload.
+        replace: bool,
+    },
 }
 
 impl Destination {
@@ -84,6 +93,8 @@ impl Destination {
     pub fn path(&self) -> PathBuf {
         match self {
             Destination::Image { path, .. } | Destination::Device { path, .. } => path.clone(),
+            #[cfg(feature = "service")]
+            Destination::PageBlob { blob, .. } => blob.path(),
         }
     }
 
@@ -92,6 +103,8 @@ impl Destination {
     pub fn format(&self) -> Format {
         match self {
             Destination::Image { format, .. } | Destination::Device { format, .. } => *format,
+            #[cfg(feature = "service")]
+            Destination::PageBlob { .. } => Format::Vhd,
         }
     }
 }

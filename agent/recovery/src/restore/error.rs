@@ -36,7 +36,7 @@ pub enum RestoreError {
     /// Something uses the device.
     #[error("{} is in use: unmount what is on it and stop what holds it", .0.display())]
     InUse(PathBuf),
-    /// The device, or the page blob that is to be filled, is smaller than the disk.
+    /// The device is smaller than the disk.
     #[error("{} has {available}, and the disk needs {needed}", path.display())]
     TooSmall {
         /// The device.
@@ -44,6 +44,16 @@ pub enum RestoreError {
         /// Its size.
         available: ByteCount,
         /// The disk's size, with what its format adds.
+        needed: ByteCount,
+    },
+    /// The page blob that is to be filled has another size than the image.
+    #[error("{} has {available}, and the image has {needed}: make it as long as that", path.display())]
+    WrongSize {
+        /// The blob.
+        path: PathBuf,
+        /// Its size.
+        available: ByteCount,
+        /// The image's size.
         needed: ByteCount,
     },
     /// A format does not go there, or not at this size.

@@ -196,15 +196,24 @@ impl StoredFile {
 }
 
 impl Stored for StoredFile {
+    /// What a file lacks at its end is zero, as anywhere in it.
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), StorageError> {
-        let read = self.file.read_exact_at(buf, at);
-        // Nobody is going to read it a second time; what others have in the cache is worth more.
-        if let (Ok(()), Some(length)) = (&read, std::num::NonZeroU64::new(buf.len() as u64))
-            && buf.len() == WINDOW_SIZE
-        {
-            fadvise(&self.file, at, Some(length), Advice::DontNeed).ok();
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.file.read_at(&mut buf[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(StorageError::new("read back", &self.path, err)),
+            }
         }
-        read.map_err(|err| StorageError::new("read back", &self.path, err))
+        buf[filled..].fill(0);
+        // Nobody is going to read it a second time; what others have in the cache is worth more.
+        if buf.len() == WINDOW_SIZE {
+            let length = std::num::NonZeroU64::new(buf.len() as u64);
+            fadvise(&self.file, at, length, Advice::DontNeed).ok();
+        }
+        Ok(())
     }
 
     fn next_data(&self, at: u64) -> Result<Option<u64>, StorageError> {

@@ -4,6 +4,8 @@
 //! extent that is needed is read once, what was written can be read back and compared, and memory does not grow with the
 //! disk. Deliberately not here: choosing the point (`select`), and what is done with a restored disk.
 
+#[cfg(feature = "service")]
+mod blob;
 mod copy;
 mod destination;
 mod device;
@@ -14,6 +16,7 @@ mod layout;
 mod medium;
 mod pipeline;
 mod proof;
+mod qcow2;
 mod vhd;
 
 use std::{
@@ -24,6 +27,8 @@ use std::{
 use mobility_format::{ByteCount, Digest, DiskId, Epoch, manifest::DiskState};
 
 use crate::Catalog;
+#[cfg(feature = "service")]
+pub use blob::PageBlob;
 use copy::Reporter;
 pub use destination::{Destination, Format};
 use device::Device;
@@ -32,6 +37,7 @@ use file::Image;
 use flat::Flat;
 use layout::Layout;
 use medium::Medium;
+use qcow2::Qcow2;
 
 /// What a restore is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,24 +161,34 @@ fn begin(catalog: &Catalog, epoch: Epoch, disk: &DiskState, to: &Destination) ->
         format: to.format(),
         reason: reason.to_owned(),
     };
-    let flat = match to.format() {
-        Format::Raw => Flat::raw(disk.size),
+    let (layout, length): (Box<dyn Layout>, u64) = match to.format() {
+        Format::Raw => (Box::new(Flat::raw(disk.size)), disk.size.0),
         Format::Vhd if disk.size.0 > vhd::LARGEST => {
             return Err(refused("a VHD holds less than 32 TiB; choose raw or qcow2"));
         }
         Format::Vhd => {
             let time = catalog.manifest(epoch).map(|signed| signed.manifest.time).unwrap_or_default();
             let identity = [&disk.id.0[..], &epoch.0.to_le_bytes()].concat();
-            Flat::vhd(disk.size, vhd::footer(disk.size, time, &identity))
+            let flat = Flat::vhd(disk.size, vhd::footer(disk.size, time, &identity));
+            let length = flat.length();
+            (Box::new(flat), length)
         }
-        Format::Qcow2 => return Err(refused("not yet")),
+        Format::Qcow2 if !matches!(to, Destination::Image { .. }) => {
+            return Err(refused("a qcow2 image is a file; choose raw or vhd, or an image file"));
+        }
+        // It grows as it is written.
+        Format::Qcow2 => match Qcow2::new(disk.size) {
+            Some(qcow2) => (Box::new(qcow2), 0),
+            None => return Err(refused("the disk is larger than QEMU can map; choose raw")),
+        },
     };
-    let length = flat.length();
     let medium: Box<dyn Medium> = match to {
         Destination::Image { path, replace, .. } => Box::new(Image::create(path, length, *replace)?),
         Destination::Device { path, .. } => Box::new(Device::open(path, ByteCount(length))?),
+        #[cfg(feature = "service")]
+        Destination::PageBlob { blob, replace } => Box::new(blob::Pages::begin(blob, length, *replace)?),
     };
-    Ok((Box::new(flat), medium))
+    Ok((layout, medium))
 }
 
 /// Restores disks as of `epoch` into `dir`, one raw sparse image each, exactly as long as the disk, without reading them

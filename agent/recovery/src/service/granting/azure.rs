@@ -1,4 +1,4 @@
-//! Shared access signatures of Azure Blob Storage that create and do nothing else (`sp=c`).
+//! Shared access signatures of Azure Blob Storage for one blob: those that create and do nothing else (`sp=c`), and others.
 //!
 //! Signed with the account's key, by the rules for a service signature of one blob. With `sp=c`, putting a whole blob under a
 //! new name is all that is allowed; that is how an agent uploads. Deliberately not here: signatures that a user's identity
@@ -13,7 +13,7 @@ use ring::hmac;
 use crate::Remote;
 
 /// The version of the rules, which is also that of the request.
-const VERSION: &str = "2023-11-03";
+pub(crate) const VERSION: &str = "2023-11-03";
 /// Only creating.
 const PERMISSION: &str = "c";
 
@@ -31,7 +31,7 @@ pub(crate) struct Signer {
 
 impl Signer {
     /// Signs for `container`, at `endpoint` if that is not Azure's own.
-    pub(super) fn new(
+    pub(crate) fn new(
         account: &str,
         container: &str,
         endpoint: Option<&str>,
@@ -52,38 +52,46 @@ impl Signer {
     }
 
     /// Names blobs as `remote` does.
-    pub(super) fn for_remote(self, remote: Remote) -> Signer {
+    pub(crate) fn for_remote(self, remote: Remote) -> Signer {
         Signer { remote: Some(remote), ..self }
     }
 
     /// The right to create `key` until `expires`.
     pub(super) fn grant(&self, key: &str, expires: Timestamp) -> Grant {
+        let url = self.url(key, PERMISSION, expires);
+        let headers = [("x-ms-blob-type", "BlockBlob"), ("x-ms-version", VERSION)];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Grant { url: url.into(), headers: headers.into() }
+    }
+
+    /// The address of `key`, with the right to do what `permissions` say until `expires`.
+    pub(crate) fn url(&self, key: &str, permissions: &str, expires: Timestamp) -> Url {
         let blob =
             self.remote.as_ref().map_or_else(|| key.to_owned(), |remote| remote.location(key).to_string());
         let expiry = expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let signature = STANDARD.encode(hmac::sign(&self.key, self.to_sign(&blob, &expiry).as_bytes()));
+        let text = self.to_sign(&blob, permissions, &expiry);
+        let signature = STANDARD.encode(hmac::sign(&self.key, text.as_bytes()));
         // Prefixes and keys are made of letters that stand in an address as they are.
         let mut url = self.container.clone();
         url.set_path(&format!("{}{blob}", self.container.path()));
         {
             // There is no beginning: the clock of the store may be behind ours.
             let mut query = url.query_pairs_mut();
-            query.append_pair("sv", VERSION).append_pair("sp", PERMISSION).append_pair("se", &expiry);
+            query.append_pair("sv", VERSION).append_pair("sp", permissions).append_pair("se", &expiry);
             if !self.protocol.is_empty() {
                 query.append_pair("spr", self.protocol);
             }
             query.append_pair("sr", "b").append_pair("sig", &signature);
         }
-        let headers = [("x-ms-blob-type", "BlockBlob"), ("x-ms-version", VERSION)];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Grant { url: url.into(), headers: headers.into() }
+        url
     }
 
     /// Sixteen fields, most of them of no use here: permission, beginning, end, resource, stored policy, addresses, protocol,
     /// version, kind of resource, snapshot, encryption scope, and five headers of the answer.
-    fn to_sign(&self, blob: &str, expiry: &str) -> String {
+    fn to_sign(&self, blob: &str, permissions: &str, expiry: &str) -> String {
         let resource = format!("{}/{blob}", self.resource);
-        [PERMISSION, "", expiry, &resource, "", "", self.protocol, VERSION, "b", "", "", "", "", "", "", ""]
+        let (protocol, version) = (self.protocol, VERSION);
+        [permissions, "", expiry, &resource, "", "", protocol, version, "b", "", "", "", "", "", "", ""]
             .join("\n")
     }
 }
@@ -107,7 +115,7 @@ mod tests {
         let is = |name: &str, value: &str| said.contains(&(name.to_owned(), value.to_owned()));
         assert!(is("sp", "c") && is("spr", "https") && is("sr", "b") && is("sv", VERSION), "{said:?}");
         assert!(is("se", "2026-11-24T01:02:03Z"), "{said:?}");
-        let text = signer(None).to_sign("cache/a/b", "2026-11-24T01:02:03Z");
+        let text = signer(None).to_sign("cache/a/b", "c", "2026-11-24T01:02:03Z");
         assert_eq!(
             text,
             "c\n\n2026-11-24T01:02:03Z\n/blob/account/container/cache/a/b\n\n\nhttps\n2023-11-03\nb\n\n\n\n\n\n\n"

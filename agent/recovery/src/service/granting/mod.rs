@@ -3,7 +3,7 @@
 //! Whatever the store, a right is for one name, for a time, and for creating: not for overwriting, reading or removing. An agent
 //! knows nothing of this; it sends what a grant says. Deliberately not here: how many rights, and for which names (`api::grants`).
 
-mod azure;
+pub(crate) mod azure;
 mod s3;
 
 use jiff::{SignedDuration, Timestamp};

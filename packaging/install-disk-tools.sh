@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Installs what judges disk images and reads them as others do: qemu-img and its kin. On Debian and its kin.
+# May be run again at any time: what is there is left alone, and nothing is asked.
+#
+#   packaging/install-disk-tools.sh
+#
+# Deliberately not here: what runs a machine from an image (install-test-vm.sh).
+set -euo pipefail
+
+. "$(dirname "${BASH_SOURCE[0]}")/installing.sh"
+
+debian_packages qemu-utils
