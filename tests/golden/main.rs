@@ -7,6 +7,8 @@
 // What a test cannot go on without fails it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod azure;
+
 use std::{fs, path::PathBuf};
 
 use jiff::Timestamp;

@@ -3,6 +3,8 @@
 //! Everything is read from the objects themselves; there is no database. `docs/FORMAT.md` describes the objects.
 //! Deliberately not here: making points (that is the agent's), and so far any network.
 
+#[cfg(feature = "service")]
+pub mod azure;
 mod catalog;
 mod content;
 mod intake;

@@ -1,0 +1,247 @@
+//! Templates for Azure: as they were when somebody last looked at them, and as Microsoft's reference says that they may be.
+//!
+//! The published schemas come with no package that a test could take, so what is held against is a schema of our own, written from the
+//! reference; it lets nothing pass that it does not name. To change a template, remove its file and make it again with
+//! `MOBILITY_WRITE_GOLDEN=1 cargo test -p mobility-tests --test golden`, and look at what is different. Deliberately not here: whether Azure takes
+//! a template, which only Azure can say.
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use boon::{Compiler, Schemas};
+use mobility_format::{ByteCount, DiskId, control::Inventory};
+use mobility_recovery::{
+    azure::{DiskSource, TemplateDisk, TemplateError, commands, parameters, template},
+    target::{Direction, Known, NetworkMapping, Place, PlaceKind, Settings, TargetSettings},
+};
+use serde_json::{Value, json};
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/azure").join(name)
+}
+
+/// Compares with what is checked in.
+fn is_golden(name: &str, text: &str) {
+    let path = file(name);
+    if !path.exists() && std::env::var("MOBILITY_WRITE_GOLDEN").as_deref() == Ok("1") {
+        fs::write(&path, text).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+    assert_eq!(text, golden, "{name}");
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap() + "\n"
+}
+
+/// What is wrong with a template by the reference.
+fn wrong_with(template: &Value) -> Option<String> {
+    let schema: Value =
+        serde_json::from_str(&fs::read_to_string(file("template.schema.json")).unwrap()).unwrap();
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    compiler.add_resource("https://golden/template.json", schema).unwrap();
+    let compiled = compiler.compile("https://golden/template.json", &mut schemas).unwrap();
+    schemas.validate(template, compiled).err().map(|err| err.to_string())
+}
+
+/// A machine in Azure with two interfaces and three disks, one of them temporary.
+fn inventory() -> Inventory {
+    let data = "f8b3781b-1e82-4818-a1c3-63d806ec15bb";
+    let disk = |name: &str, mounts: Value, controller: &str, lun: u32, temporary: bool| {
+        json!({
+            "id": DiskId::derive(name), "name": name, "size": 32_u64 << 30, "mounts": mounts, "labels": [],
+            "temporary": temporary, "controller": controller, "lun": lun,
+        })
+    };
+    let interface = |name: &str, mac: &str, address: &str, default: bool| json!({ "name": name, "mac": mac, "addresses": [{ "address": address, "prefix": 24 }], "default_route": default });
+    serde_json::from_value(json!({
+        "name": "web.example", "system": "Debian GNU/Linux 12", "kernel": "6.1", "architecture": "x86_64", "agent": "0.1.0",
+        "hardware": "hardware",
+        "disks": [
+            disk("/dev/sda", json!(["/boot/efi", "/"]), "f8b3781a-1e82-4818-a1c3-63d806ec15bb", 0, false),
+            disk("/dev/sdb", json!(["/mnt"]), "f8b3781a-1e82-4818-a1c3-63d806ec15bb", 1, true),
+            disk("/dev/sdc", json!(["/srv"]), data, 4, false),
+        ],
+        "shape": {
+            "boot": "uefi", "processors": 2, "memory": 8_u64 << 30,
+            "interfaces": [
+                interface("eth0", "00:0d:3a:00:00:01", "10.1.0.7", true),
+                interface("eth1", "00:0d:3a:00:00:02", "10.9.0.7", false),
+            ],
+            "cloud": {
+                "kind": "azure", "name": "web_1", "subscription": "8d10da13", "resource_group": "shop",
+                "location": "westeurope", "size": "Standard_D2s_v5", "zone": "2",
+                // Azure would compute this one if it were not told that it is a text.
+                "tags": { "owner": "shop", "note": "[resourceGroup().id]" },
+                "interfaces": [],
+                "disks": [{ "name": "os", "disk_type": "Premium_LRS" }, { "lun": 4, "name": "data" }],
+            },
+        },
+    }))
+    .unwrap()
+}
+
+fn settings(set: Value, inventory: &Inventory) -> Settings {
+    let mapping = |source: &str, range: &str, target: &str, there: &str| NetworkMapping {
+        source: source.parse().unwrap(),
+        source_range: Some(range.parse().unwrap()),
+        target: target.parse().unwrap(),
+        target_range: Some(there.parse().unwrap()),
+    };
+    let backup = "/subscriptions/8d10da13/resourceGroups/net/providers/Microsoft.Network/virtualNetworks/dr/subnets/backup";
+    let mappings = [
+        mapping("prod/web", "10.1.0.0/24", "dr/web", "10.1.0.0/24"),
+        mapping("prod/backup", "10.9.0.0/24", backup, "10.8.0.0/24"),
+    ];
+    let places = [Place {
+        location: Some("northeurope".to_owned()),
+        target_storage_account: Some("drdisks".to_owned()),
+        ..Place::new("north", PlaceKind::Azure)
+    }];
+    let known = Known { inventory, mappings: &mappings, places: &places, direction: Direction::Forth };
+    let set: TargetSettings = serde_json::from_value(set).unwrap();
+    let settings = set.effective(&known);
+    assert!(set.problems(&known, &settings).iter().all(|problem| !problem.blocks));
+    settings
+}
+
+fn imported() -> Vec<TemplateDisk> {
+    let disk = |name: &str, size: u64| TemplateDisk {
+        id: DiskId::derive(name),
+        size: ByteCount(size),
+        source: DiskSource::Import {
+            uri: format!("https://drdisks.blob.core.windows.net/restored/{}.vhd", &name[5..]),
+        },
+    };
+    // The order is not the one that they get.
+    vec![disk("/dev/sdc", (32 << 30) + 4096), disk("/dev/sda", 32 << 30)]
+}
+
+fn uploaded() -> Vec<TemplateDisk> {
+    let file = |disk: TemplateDisk| {
+        let DiskSource::Import { uri } = &disk.source else { panic!() };
+        let file = uri.rsplit('/').next().unwrap().to_owned();
+        TemplateDisk { source: DiskSource::Upload { file }, ..disk }
+    };
+    imported().into_iter().map(file).collect()
+}
+
+/// Every resource that is depended on is made in the same template.
+fn holds_together(template: &Value) {
+    let resources = template["resources"].as_array().unwrap();
+    let names: BTreeSet<String> = resources
+        .iter()
+        .map(|one| one["name"].as_str().unwrap().trim_matches(['[', ']']).to_owned())
+        .collect();
+    let machine = resources.last().unwrap();
+    let needs: Vec<&str> =
+        machine["dependsOn"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    assert_eq!(needs.len(), resources.len() - 1);
+    for need in needs {
+        let found = names
+            .iter()
+            .any(|name| need.contains(&format!(", {name})")) || need.contains(&format!(", '{name}')")));
+        assert!(found, "{need} is not among {names:?}");
+    }
+    // Parameters that are used are those that there are.
+    let text = template.to_string();
+    let used: BTreeSet<&str> =
+        text.split("parameters('").skip(1).map(|rest| rest.split('\'').next().unwrap()).collect();
+    let known: BTreeSet<&str> =
+        template["parameters"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(used, known);
+}
+
+#[test]
+fn templates_are_as_they_were_and_as_the_reference_says() {
+    let inventory = inventory();
+    let in_zone = settings(json!({}), &inventory);
+    let in_set = settings(
+        json!({ "availability_set": "web set", "tags": {}, "boot": "bios", "name": "web's", "disk_type": "Standard_LRS" }),
+        &inventory,
+    );
+    for (name, settings, disks) in [("import", &in_zone, imported()), ("upload", &in_set, uploaded())] {
+        let made = template(settings, &disks).unwrap();
+        assert_eq!(wrong_with(&made), None, "{name}");
+        holds_together(&made);
+        let given = parameters(&made);
+        is_golden(&format!("{name}.json"), &pretty(&made));
+        is_golden(&format!("{name}.parameters.json"), &pretty(&given));
+        let script = commands(settings, &disks, "azure.json", "azure.parameters.json").unwrap();
+        is_golden(&format!("{name}.sh"), &script);
+        let says = script.contains("az deployment group create --resource-group shop-recovery");
+        assert!(says && !made.to_string().contains("adminPassword"), "{script}");
+    }
+}
+
+#[test]
+fn a_text_stays_a_text() {
+    let inventory = inventory();
+    let made = template(&settings(json!({}), &inventory), &imported()).unwrap();
+    assert_eq!(made["parameters"]["tags"]["defaultValue"]["note"], "[[resourceGroup().id]");
+    // In a file of parameters nothing is computed.
+    assert_eq!(parameters(&made)["parameters"]["tags"]["value"]["note"], "[resourceGroup().id]");
+    assert_eq!(parameters(&made)["parameters"]["networkResourceGroup"], Value::Null);
+}
+
+#[test]
+fn what_is_not_in_the_reference_is_found() {
+    let inventory = inventory();
+    let made = template(&settings(json!({}), &inventory), &imported()).unwrap();
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 8] = [
+        ("a profile of an operating system", |made| {
+            made["resources"][4]["properties"]["osProfile"] = json!({})
+        }),
+        ("another version", |made| made["resources"][0]["apiVersion"] = "2099-01-01".into()),
+        ("an address with a signature", |made| {
+            made["resources"][0]["properties"]["creationData"]["sourceUri"] = "https://a/b?sig=x".into();
+        }),
+        ("a name with a space", |made| made["resources"][0]["name"] = "a b".into()),
+        ("a number beyond the last", |made| {
+            made["resources"][4]["properties"]["storageProfile"]["dataDisks"][0]["lun"] = 64.into();
+        }),
+        ("a fixed address that is none", |made| {
+            let address = &mut made["resources"][2]["properties"]["ipConfigurations"][0]["properties"];
+            address.as_object_mut().unwrap().remove("privateIPAddress");
+        }),
+        ("no machine", |made| drop(made["resources"].as_array_mut().unwrap().pop())),
+        ("a parameter of an unknown kind", |made| made["parameters"]["location"]["type"] = "text".into()),
+    ];
+    for (name, change) in changes {
+        let mut other = made.clone();
+        change(&mut other);
+        assert!(wrong_with(&other).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn what_azure_would_not_take_is_no_template() {
+    let inventory = inventory();
+    let good = settings(json!({}), &inventory);
+    let lacking = |change: fn(&mut Settings)| {
+        let mut settings = good.clone();
+        change(&mut settings);
+        template(&settings, &imported()).unwrap_err()
+    };
+    let missing = |what: &str| TemplateError::Missing(what.to_owned());
+    assert_eq!(lacking(|settings| settings.size.value = None), missing("the size"));
+    assert_eq!(lacking(|settings| settings.location.value = None), missing("the location"));
+    assert_eq!(lacking(|settings| settings.interfaces.clear()), missing("a network interface"));
+    let subnet = missing("the network and subnet of interface eth0");
+    assert_eq!(lacking(|settings| settings.interfaces[0].network.value = None), subnet);
+    let other = |change: fn(&mut TemplateDisk)| {
+        let mut disks = imported();
+        change(&mut disks[1]);
+        template(&good, &disks).unwrap_err()
+    };
+    let import = |uri: &str| DiskSource::Import { uri: uri.to_owned() };
+    assert_eq!(template(&good, &imported()[..1]).unwrap_err(), TemplateError::NoSystemDisk);
+    assert!(matches!(other(|disk| disk.id = DiskId::derive("other")), TemplateError::UnknownDisk(_)));
+    assert!(matches!(other(|disk| disk.size = ByteCount(1 << 20)), TemplateError::Size(_)));
+    assert!(matches!(other(|disk| disk.size = ByteCount(33 << 40)), TemplateError::Size(_)));
+    for address in ["http://a/b.vhd", "https://a/b.vhd?sig=secret", "https://name@a/b.vhd"] {
+        let mut disks = imported();
+        disks[0].source = import(address);
+        assert_eq!(template(&good, &disks).unwrap_err(), TemplateError::Address, "{address}");
+    }
+}
