@@ -23,3 +23,4 @@ mod quota;
 mod rig;
 mod sessions;
 mod stores;
+mod targets;

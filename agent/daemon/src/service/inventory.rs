@@ -1,7 +1,7 @@
 //! What this machine is: for people and policies at the service, and to tell it from a copy of it.
 //!
 //! Nothing is secured by it, so whatever cannot be found out is left empty. Deliberately not here: which of the disks are
-//! protected (`policy`).
+//! protected (`policy`), what the machine is made of beside them (`shape`), and what its cloud says (`metadata`).
 
 use std::{
     fs,
@@ -11,9 +11,10 @@ use std::{
 use mobility_capture::disk::Disk;
 use mobility_format::{
     Digest,
-    control::{DiskInventory, Inventory, MAX_DISKS, MAX_TEXT},
+    control::{DiskInventory, Inventory, MAX_DISKS, MAX_TEXT, Shape},
 };
 
+use super::{metadata, shape};
 use crate::check::whole_disks;
 
 /// Mounts and labels of a disk that are told of.
@@ -32,6 +33,7 @@ pub(crate) fn collect() -> Inventory {
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         hardware: hardware(root),
         disks: disks.take(MAX_DISKS).map(|disk| describe(root, &disk)).collect(),
+        shape: Some(Shape { cloud: metadata::collect(), ..shape::collect(root) }),
     }
 }
 
@@ -49,7 +51,49 @@ fn describe(root: &Path, disk: &Disk) -> DiskInventory {
     let mut labels = vec![text(&disk.identity)];
     labels.extend(names.iter().filter_map(|path| Some(text(&path.file_name()?.to_string_lossy()))));
     labels.truncate(MOST_NAMES);
-    DiskInventory { id: disk.id, name: text(&disk.name), size: disk.size, mounts, labels, temporary }
+    let (controller, lun) = attached(root, &disk.name);
+    DiskInventory {
+        id: disk.id,
+        name: text(&disk.name),
+        size: disk.size,
+        mounts,
+        labels,
+        temporary,
+        controller,
+        lun,
+        serial: serial(root, &disk.name),
+    }
+}
+
+/// What a disk is attached to, and its number there. SCSI disks have one, whose place is written as `host:channel:target:number`; what
+/// they are attached to is what has the host.
+fn attached(root: &Path, name: &str) -> (Option<String>, Option<u32>) {
+    let Ok(device) = root.join(format!("sys/block/{name}/device")).canonicalize() else {
+        return (None, None);
+    };
+    let parts: Vec<&str> = device.iter().filter_map(|part| part.to_str()).collect();
+    let last = parts.last().copied().unwrap_or_default();
+    let host = parts
+        .iter()
+        .position(|part| part.strip_prefix("host").is_some_and(|number| number.parse::<u32>().is_ok()));
+    match host.and_then(|at| parts.get(at.checked_sub(1)?)) {
+        Some(controller) => {
+            let lun = last.rsplit_once(':').filter(|(place, _)| place.split(':').count() == 3);
+            (Some(text(controller)), lun.and_then(|(_, lun)| lun.parse().ok()))
+        }
+        None => (Some(text(last)), None),
+    }
+}
+
+/// The serial number that a disk shows.
+fn serial(root: &Path, name: &str) -> Option<String> {
+    let plain = |path: &str| fs::read(root.join(format!("sys/block/{name}/{path}"))).ok();
+    // A page of a SCSI disk has its kind and length first.
+    let page = || plain("device/vpd_pg80").and_then(|page| Some(page.get(4..)?.to_vec()));
+    let bytes = plain("serial").or_else(|| plain("device/serial")).or_else(page)?;
+    let shown =
+        String::from_utf8_lossy(&bytes).trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned();
+    (!shown.is_empty() && !shown.contains(char::is_control)).then(|| text(&shown))
 }
 
 /// The links below `/dev/disk` that lead to a disk, in the order of their names.
@@ -168,6 +212,28 @@ mod tests {
         assert_eq!(names.len(), 2);
         assert!(is_temporary(cloud.path(), "sdb", &names));
         assert!(names_of(cloud.path(), &device("sdc")).is_empty());
+    }
+
+    #[test]
+    fn a_disk_says_what_it_is_attached_to_and_its_serial_number() {
+        let controller = "sys/devices/vmbus/f8b3781b-1e82-4818-a1c3-63d806ec15bb";
+        let scsi = format!("{controller}/host1/target1:0:0/1:0:0:3");
+        let page = format!("{scsi}/vpd_pg80");
+        let virtio = "sys/devices/pci0000:00/0000:00:04.0/virtio3";
+        let files = [
+            (page.as_str(), "\0\u{1}\0\u{4}AB12"),
+            (&format!("{virtio}/x"), ""),
+            ("sys/block/vda/serial", "disk-1\n"),
+        ];
+        let root = root(&files);
+        fs::create_dir_all(root.path().join("sys/block/sdc")).unwrap();
+        symlink(root.path().join(&scsi), root.path().join("sys/block/sdc/device")).unwrap();
+        symlink(root.path().join(virtio), root.path().join("sys/block/vda/device")).unwrap();
+        let shown = |name| (attached(root.path(), name), serial(root.path(), name));
+        let bus = "f8b3781b-1e82-4818-a1c3-63d806ec15bb".to_owned();
+        assert_eq!(shown("sdc"), ((Some(bus), Some(3)), Some("AB12".to_owned())));
+        assert_eq!(shown("vda"), ((Some("virtio3".to_owned()), None), Some("disk-1".to_owned())));
+        assert_eq!(shown("loop0"), ((None, None), None));
     }
 
     #[test]

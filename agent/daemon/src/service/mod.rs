@@ -21,12 +21,14 @@ mod heartbeat;
 mod identity;
 pub(crate) mod inventory;
 pub(crate) mod lockdown;
+mod metadata;
 mod objects;
 mod pace;
 pub(crate) mod policy;
 mod proxy;
 pub(crate) mod reach;
 mod renew;
+mod shape;
 mod state_dir;
 #[cfg(test)]
 mod tests;

@@ -50,6 +50,13 @@ impl fmt::Display for Fingerprint {
     }
 }
 
+/// For connections without TLS: nobody is trusted.
+pub(super) fn nobody() -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(crypto()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|err| err.to_string())?;
+    Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
 fn crypto() -> Arc<CryptoProvider> {
     Arc::new(provider::default_provider())
 }

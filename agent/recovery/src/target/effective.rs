@@ -11,7 +11,7 @@ use mobility_format::control::{
 
 use super::{
     AddressChoice, Direction, DiskSettings, InterfaceSettings, NetworkMapping, NetworkName, Origin, Place,
-    Prefix, Setting, Settings, TargetSettings,
+    PlaceKind, Prefix, Setting, Settings, TargetSettings,
 };
 
 /// Data disks are numbered from 0; no place takes more of them.
@@ -208,6 +208,8 @@ impl TargetSettings {
             same_kind || matches!(own.and_then(|own| own.address), Some(AddressChoice::Keep))
         };
         let (keep, from) = match own.and_then(|own| own.keep_mac) {
+            // There nobody can choose.
+            _ if place.is_some_and(|place| place.kind == PlaceKind::Azure) => (false, Origin::Place),
             Some(keep) => (keep, Origin::Set),
             None => (true, Origin::Inventory),
         };

@@ -177,7 +177,7 @@ fn what_was_set_goes_before_what_follows() {
     assert_eq!(settings.tags, Setting { value: Some(BTreeMap::new()), from: Origin::Set });
     let first = &settings.interfaces[0];
     assert_eq!(first.addresses, ["10.2.0.9".parse::<std::net::IpAddr>().unwrap()]);
-    assert_eq!(first.mac, Setting { value: None, from: Origin::Set });
+    assert_eq!(first.mac, Setting { value: None, from: Origin::Place }, "in Azure nobody can choose");
     assert_eq!(settings.interfaces[1].network.value.as_ref().unwrap().as_str(), "dr/all");
     let types: Vec<_> = settings.disks.iter().map(|disk| disk.disk_type.value.as_deref().unwrap()).collect();
     assert_eq!(types, ["StandardSSD_LRS", "StandardSSD_LRS", "Premium_ZRS"]);
@@ -209,6 +209,7 @@ fn a_range_that_is_the_same_at_both_ends_goes_by_the_direction() {
         let first = &settings.interfaces[0];
         assert_eq!(first.network.value.as_ref().unwrap().as_str(), expected);
         assert_eq!(first.address.value, Some(AddressChoice::Keep), "it fits there");
+        assert_eq!(text(&first.mac), (Some("00:0d:3a:00:00:01"), Origin::Inventory));
     }
 }
 

@@ -11,7 +11,7 @@ mod metrics;
 mod networks;
 mod points;
 mod policies;
-mod targets;
+pub(super) mod targets;
 mod tokens;
 
 use std::sync::Arc;

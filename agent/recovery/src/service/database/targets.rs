@@ -2,10 +2,7 @@
 //!
 //! Deliberately not here: what follows for the rest (`crate::target`), and failovers.
 
-use mobility_format::{
-    MachineId,
-    control::{CloudInventory, Inventory},
-};
+use mobility_format::{MachineId, control::Inventory};
 use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result, json, stored};
@@ -131,24 +128,13 @@ impl Database {
 /// may be an older one. Another machine's is its own.
 fn completed(now: &Inventory, before: &Inventory) -> Inventory {
     let mut completed = now.clone();
-    if now.hardware != before.hardware {
+    let Some(known) = before.shape.as_ref().filter(|_| now.hardware == before.hardware) else {
         return completed;
-    }
-    let Some(known) = &before.shape else { return completed };
+    };
     match &mut completed.shape {
         None => completed.shape = Some(known.clone()),
-        Some(shape) => {
-            let unchanged = |cloud: &&CloudInventory| {
-                let addresses = |interfaces: &[mobility_format::control::InterfaceInventory]| {
-                    interfaces.iter().map(|interface| interface.mac.clone()).collect::<Vec<_>>()
-                };
-                cloud.kind != mobility_format::control::CloudKind::Other
-                    && addresses(&shape.interfaces) == addresses(&known.interfaces)
-            };
-            if shape.cloud.is_none() {
-                shape.cloud = known.cloud.as_ref().filter(unchanged).cloned();
-            }
-        }
+        Some(shape) if shape.cloud.is_none() => shape.cloud.clone_from(&known.cloud),
+        Some(_) => {}
     }
     completed
 }
