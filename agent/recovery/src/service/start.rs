@@ -236,7 +236,7 @@ fn assemble(
         exports: std::sync::Mutex::default(),
         stores: opened.stores,
         addresses,
-        targets: Vec::new(),
+        targets: settings.failover.values().map(|place| place.settings.clone()).collect(),
         bell: super::bell::Bell::default(),
         work: Notify::new(),
         alerts,

@@ -27,7 +27,7 @@ use super::{
     refusal::{Answer, Refusal},
     secret::{Recognised, Sealer},
 };
-use crate::{storage::Stores, target::Place};
+use crate::{storage::Stores, target};
 
 /// How long it may go unnoticed that a machine was revoked.
 const STANDING_KEPT: Duration = Duration::from_secs(2);
@@ -51,7 +51,7 @@ pub(crate) struct Service {
     /// Where machines reach the service, in the order to try.
     pub(crate) addresses: Vec<String>,
     /// Places that machines can be failed over to.
-    pub(crate) targets: Vec<Place>,
+    pub(crate) targets: Vec<target::Place>,
     pub(crate) bell: Bell,
     /// Rung when there may be work.
     pub(crate) work: Notify,

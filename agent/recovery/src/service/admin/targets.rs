@@ -56,6 +56,26 @@ pub(in crate::service) async fn of_machine(
     Ok(Shown { machine, set, effective, problems })
 }
 
+/// What a failover of a machine to this place goes by.
+pub(in crate::service) async fn at_place(
+    service: &Service,
+    machine: MachineId,
+    place: &str,
+) -> Answer<Settings> {
+    let known = service.database.machine(machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
+    let set = service.database.target(machine).await?.unwrap_or_default();
+    let set = TargetSettings { place: Some(place.to_owned()), ..set };
+    let mappings = service.database.network_mappings().await?;
+    let inventory = known.inventory.unwrap_or_else(|| Inventory { name: known.name, ..Inventory::default() });
+    let known = Known {
+        inventory: &inventory,
+        mappings: &mappings,
+        places: &service.targets,
+        direction: Direction::Forth,
+    };
+    Ok(set.effective(&known))
+}
+
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     _: Administrator,

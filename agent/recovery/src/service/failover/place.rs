@@ -7,7 +7,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use serde::Deserialize;
 
 use super::provider::{Acceleration, Images, Provider, Qemu};
-use crate::{Format, service::config::ConfigError};
+use crate::{
+    Format,
+    service::config::ConfigError,
+    target::{self, PlaceKind},
+};
 
 /// How much memory a machine gets, in MiB, unless it is said.
 const MEMORY_MIB: u64 = 2048;
@@ -40,8 +44,14 @@ pub(crate) enum Table {
     },
 }
 
-/// A place to which machines can be failed over.
-pub(crate) type Place = Arc<dyn Provider>;
+/// A place to which machines can be failed over. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Place {
+    /// What holds for all machines there.
+    pub(crate) settings: target::Place,
+    /// What makes machines there.
+    pub(crate) provider: Arc<dyn Provider>,
+}
 
 /// The place that a table describes.
 pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
@@ -61,10 +71,10 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
             false => Err(bad("directory has to begin with a slash".to_owned())),
         }
     };
-    Ok(match table {
-        Table::Images { directory, format } => Arc::new(images(directory, format)?),
+    let (kind, provider): (_, Arc<dyn Provider>) = match table {
+        Table::Images { directory, format } => (PlaceKind::Images, Arc::new(images(directory, format)?)),
         Table::Qemu { directory, format, acceleration, memory_mib, processors, booted, boot_limit_s } => {
-            Arc::new(Qemu {
+            let qemu = Qemu {
                 images: images(directory, format)?,
                 acceleration,
                 memory_mib: within("memory-mib", memory_mib, MEMORY_MIB, MOST_MEMORY_MIB)?,
@@ -76,7 +86,9 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
                     BOOT_LIMIT_S,
                     MOST_BOOT_LIMIT_S,
                 )?),
-            })
+            };
+            (PlaceKind::Qemu, Arc::new(qemu))
         }
-    })
+    };
+    Ok(Place { settings: target::Place::new(name, kind), provider })
 }

@@ -5,7 +5,7 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use jiff::Timestamp;
-use mobility_format::{ByteCount, DiskId, Epoch, MachineId, control::Inventory};
+use mobility_format::{ByteCount, DiskId, Epoch, MachineId, control::BootMode};
 
 use super::{
     Failover, Held, Kind, Place,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Catalog, Destination, RestoreError, Restored, restore_disk,
-    service::{database::DatabaseError, facts, refusal::Refusal},
+    service::{admin::targets, database::DatabaseError, facts, refusal::Refusal},
     storage::Stores,
 };
 
@@ -59,27 +59,27 @@ pub(super) async fn run(runner: &Runner, failover: &mut Failover, step: Step) ->
     match step {
         Step::CheckPlace => {
             let spec = spec(runner, failover).await?;
-            at_place(runner, failover, move |place| place.check(&spec)).await
+            at_place(runner, failover, move |place| place.provider.check(&spec)).await
         }
         Step::HoldMachine => hold(runner, failover).await,
         Step::ChoosePoint => choose(runner, failover).await,
         Step::RestoreDisks => restore(runner, failover).await,
         Step::MakeMachine => {
             let spec = spec(runner, failover).await?;
-            at_place(runner, failover, move |place| place.make(&spec)).await
+            at_place(runner, failover, move |place| place.provider.make(&spec)).await
         }
         Step::StartMachine => {
             let id = failover.id.clone();
-            at_place(runner, failover, move |place| place.start(&id)).await
+            at_place(runner, failover, move |place| place.provider.start(&id)).await
         }
         Step::WatchBoot => watch(runner, failover).await,
         Step::StopMachine => {
             let id = failover.id.clone();
-            at_place(runner, failover, move |place| place.stop(&id)).await
+            at_place(runner, failover, move |place| place.provider.stop(&id)).await
         }
         Step::RemoveMachine => {
             let id = failover.id.clone();
-            let result = at_place(runner, failover, move |place| place.remove(&id)).await?;
+            let result = at_place(runner, failover, move |place| place.provider.remove(&id)).await?;
             failover.disks.clear();
             Ok(result)
         }
@@ -112,51 +112,42 @@ async fn at_place(
     runner.aside(failover, Gauge::default(), move |_| Ok(work(&place)?)).await
 }
 
-/// The machine as it is to be made.
+/// The machine as it is to be made: by its target settings, with the disks that the point has.
 async fn spec(runner: &Runner, failover: &Failover) -> Result<Spec, Problem> {
-    let machine = runner
-        .service
-        .database
-        .machine(failover.machine)
-        .await?
-        .ok_or_else(|| Refusal::not_found("machine"))?;
-    let inventory = machine.inventory.unwrap_or_default();
+    let service = &runner.service;
+    let settings = targets::at_place(service, failover.machine, &failover.place).await?;
     let (id, chosen) = (failover.machine, failover.chosen.clone());
     let states = match chosen {
         Some(chosen) => {
-            runner
-                .service
-                .blocking(move |stores| {
-                    let catalog = Catalog::load(stores, id)?;
-                    Ok(catalog
-                        .manifest(chosen.epoch)
-                        .map_or(Vec::new(), |signed| signed.manifest.disks.clone()))
-                })
-                .await?
+            let of = move |stores: &Stores| {
+                let catalog = Catalog::load(stores, id)?;
+                Ok(catalog.manifest(chosen.epoch).map_or(Vec::new(), |signed| signed.manifest.disks.clone()))
+            };
+            service.blocking(of).await?
         }
         None => Vec::new(),
     };
+    let known = |id: DiskId| settings.disks.iter().find(|disk| disk.id == id);
+    let disk = |id: DiskId, name: &str, size: ByteCount| Disk {
+        id,
+        name: name.to_owned(),
+        size,
+        serial: known(id).and_then(|disk| disk.serial.clone()),
+        is_root: known(id).is_some_and(|disk| disk.system),
+    };
     let disks = match states.is_empty() {
-        true => {
-            inventory.disks.iter().map(|disk| as_disk(&inventory, disk.id, &disk.name, disk.size)).collect()
-        }
-        false => states.iter().map(|disk| as_disk(&inventory, disk.id, &disk.name, disk.size)).collect(),
+        true => settings.disks.iter().map(|of| disk(of.id, &of.name, of.size)).collect(),
+        false => states.iter().map(|of| disk(of.id, &of.name, of.size)).collect(),
     };
     Ok(Spec {
         failover: failover.id.clone(),
-        name: failover.name.clone(),
+        name: settings.name.value.unwrap_or_else(|| failover.name.clone()),
         isolated: failover.kind == Kind::Test,
-        uefi: false,
+        uefi: settings.boot.value == Some(BootMode::Uefi),
+        memory: settings.memory.value,
+        processors: settings.processors.value,
         disks,
     })
-}
-
-fn as_disk(inventory: &Inventory, id: DiskId, name: &str, size: ByteCount) -> Disk {
-    let known = inventory.disks.iter().find(|disk| disk.id == id);
-    let labels = known.into_iter().flat_map(|disk| &disk.labels);
-    let serial = labels.filter_map(|label| label.strip_prefix("serial:")).next().map(str::to_owned);
-    let is_root = known.is_some_and(|disk| disk.mounts.iter().any(|mount| mount == "/"));
-    Disk { id, name: name.to_owned(), size, serial, is_root }
 }
 
 async fn hold(runner: &Runner, failover: &mut Failover) -> Outcome {
@@ -250,7 +241,7 @@ async fn restore(runner: &Runner, failover: &mut Failover) -> Outcome {
         let (stores, machine, gauge) = (runner.service.stores.clone(), failover.machine, Gauge::default());
         let (spec, disk, place, told) = (spec.clone(), disk.clone(), place.clone(), gauge.clone());
         let written = runner.aside(failover, gauge, move |stop| {
-            let to = place.image(&spec, &disk)?;
+            let to = place.provider.image(&spec, &disk)?;
             let catalog = Catalog::load_locked(&stores, machine);
             let catalog =
                 catalog.map_err(|err| Failure::new(err.to_string(), "look at the storage, and resume"))?;
@@ -307,7 +298,7 @@ async fn watch(runner: &Runner, failover: &mut Failover) -> Outcome {
     let begin = std::time::Instant::now();
     loop {
         let (id, of) = (failover.id.clone(), place.clone());
-        let seen = runner.aside(failover, Gauge::default(), move |_| Ok(of.look(&id)?)).await?;
+        let seen = runner.aside(failover, Gauge::default(), move |_| Ok(of.provider.look(&id)?)).await?;
         let hint =
             "look at its console; resume to watch on, or take another point with `failover change-point`";
         match seen {
@@ -319,9 +310,9 @@ async fn watch(runner: &Runner, failover: &mut Failover) -> Outcome {
                 return Err(Failure::new(format!("it does not come up: {sign}"), hint).into());
             }
             Seen::Off => return Err(Failure::new("it went off", hint).into()),
-            Seen::Running if begin.elapsed() > place.boot_limit() => {
+            Seen::Running if begin.elapsed() > place.provider.boot_limit() => {
                 failover.booted = Some(false);
-                let limit = place.boot_limit().as_secs();
+                let limit = place.provider.boot_limit().as_secs();
                 return Ok(format!(
                     "it runs, and has not said within {limit} s that it is up: look at its console"
                 ));

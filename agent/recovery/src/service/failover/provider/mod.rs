@@ -28,6 +28,10 @@ pub(crate) struct Spec {
     pub(crate) isolated: bool,
     /// Whether its firmware is UEFI.
     pub(crate) uefi: bool,
+    /// How much memory it had, where that is known.
+    pub(crate) memory: Option<ByteCount>,
+    /// How many processors.
+    pub(crate) processors: Option<u32>,
     /// In the order of the machine's own inventory: the first is booted from unless another one holds the root.
     pub(crate) disks: Vec<Disk>,
 }

@@ -83,7 +83,12 @@ pub(super) fn line(qemu: &Qemu, spec: &Spec, directory: &Path) -> Outcome<Comman
         Acceleration::Kvm => ["-machine", "q35,accel=kvm", "-cpu", "host"],
         Acceleration::Tcg => ["-machine", "q35,accel=tcg", "-cpu", "max"],
     });
-    command.args(["-smp", &qemu.processors.to_string(), "-m", &format!("{}M", qemu.memory_mib)]);
+    command.args([
+        "-smp",
+        &qemu.processors_of(spec).to_string(),
+        "-m",
+        &format!("{}M", qemu.memory_of(spec)),
+    ]);
     command.args(["-device", "virtio-rng-pci", "-device", "virtio-balloon-pci"]);
     // Relative, for a socket's name may not be long.
     command.args(["-qmp", &format!("unix:{SOCKET},server=on,wait=off")]);

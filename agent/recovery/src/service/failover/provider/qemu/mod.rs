@@ -36,6 +36,8 @@ const CONSOLE: &str = "console.log";
 const PID: &str = "qemu.pid";
 /// How much of the end of a console or log is looked at.
 const TAIL: u64 = 64 << 10;
+/// Memory is given in steps of this.
+const STEP: u64 = 128 << 20;
 /// How long QEMU may take to end.
 const END: Duration = Duration::from_secs(20);
 /// How often is looked whether it has.
@@ -65,6 +67,7 @@ pub(crate) enum Acceleration {
 pub(crate) struct Qemu {
     pub(crate) images: Images,
     pub(crate) acceleration: Acceleration,
+    /// What a machine gets of which nothing is known.
     pub(crate) memory_mib: u64,
     pub(crate) processors: u64,
     /// What the console says when the machine is up.
@@ -96,6 +99,17 @@ impl Qemu {
             thread::sleep(LOOK);
         }
         false
+    }
+
+    /// How much memory the machine gets, in MiB.
+    fn memory_of(&self, spec: &Spec) -> u64 {
+        // A little more than the kernel of the source was left with.
+        spec.memory.map_or(self.memory_mib, |memory| memory.0.div_ceil(STEP).max(1) * (STEP >> 20))
+    }
+
+    /// How many processors it gets.
+    fn processors_of(&self, spec: &Spec) -> u64 {
+        spec.processors.map_or(self.processors, |processors| u64::from(processors.max(1)))
     }
 
     fn spec(&self, failover: &str) -> Outcome<Spec> {
@@ -140,12 +154,8 @@ impl Provider for Qemu {
             firmware.make_variables(&directory)?;
         }
         let network = if spec.isolated { "a network of its own" } else { "the host's network" };
-        Ok(format!(
-            "{} disks, {} MiB, {} processors, on {network}",
-            spec.disks.len(),
-            self.memory_mib,
-            self.processors
-        ))
+        let (memory, processors) = (self.memory_of(spec), self.processors_of(spec));
+        Ok(format!("{} disks, {memory} MiB, {processors} processors, on {network}", spec.disks.len()))
     }
 
     fn start(&self, failover: &str) -> Outcome<String> {
