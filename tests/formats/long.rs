@@ -14,7 +14,7 @@ use mobility_tests::{
     vault_maker::{Flavour, VaultMaker},
 };
 
-use crate::support::{can_judge, image, qemu_img, qemu_name, restore, scratch};
+use crate::support::{can_judge, image, qemu_img, restore, scratch};
 
 const TIB: u64 = 1 << 40;
 const SIZE: u64 = 3 * TIB + 12 * BLOCK_SIZE as u64;
@@ -61,7 +61,7 @@ fn three_tib_of_little() {
         assert!(took < Duration::from_secs(120), "{format} took {took:?}");
         // Clusters, tables, and what a file system needs; the model's part as well.
         assert!(path.metadata().unwrap().blocks() * 512 < 300 << 20, "{format} is not sparse");
-        if format == Format::Raw {
+        if format != Format::Qcow2 {
             let file = fs::File::open(&path).unwrap();
             for block in places() {
                 let mut found = vec![0; BLOCK_SIZE];
@@ -78,9 +78,8 @@ fn three_tib_of_little() {
         dir.path().join("disk").with_extension(format.extension()).to_str().unwrap().to_owned()
     };
     qemu_img(&["check", "-f", "qcow2", &name(Format::Qcow2)]);
-    for format in [Format::Qcow2, Format::Vhd] {
-        qemu_img(&["compare", "-f", "raw", "-F", qemu_name(format), &name(Format::Raw), &name(format)]);
-    }
+    // QEMU opens no VHD of more than 2040 GiB.
+    qemu_img(&["compare", "-f", "raw", "-F", "qcow2", &name(Format::Raw), &name(Format::Qcow2)]);
 }
 
 /// The greatest resident size of the program.

@@ -5,6 +5,7 @@ use std::{
     fs,
     ops::ControlFlow,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use mobility_recovery::{
     Destination, Format, Objects, PageBlob, Phase, Remote, RemoteSettings, RestoreError,
 };
 use mobility_tests::{
+    binary::program,
     object_stores::{self, ObjectStoreServer},
     requirement::Requirement,
     scratch::eventually,
@@ -237,6 +239,32 @@ fn cancelling_beside_a_store_that_stands_still() {
     });
 }
 
+/// By the command line, with an address in a file and the store's authority as the system's.
+#[test]
+fn the_command_fills_a_blob_by_its_address() {
+    let Some(azure) = Azure::start() else { return };
+    let dir = scratch();
+    let (maker, epoch) = vault(dir.path());
+    let (address, authority) = (dir.path().join("address"), dir.path().join("authority.pem"));
+    fs::write(&address, format!("{}\n", azure.blob().address().reveal())).unwrap();
+    fs::write(&authority, azure.server.authorities().unwrap()).unwrap();
+    azure.make(LENGTH);
+    let run = |more: &[&str]| {
+        let mut command = Command::new(program("recovery-service"));
+        command.args(["restore", "--point", "latest", "--vault"]).arg(dir.path().join("vault"));
+        command.arg("--to-blob").arg(&address).args(more).env("SSL_CERT_FILE", &authority);
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    };
+    let (code, said) = run(&[]);
+    assert!(code == Some(5) && said.contains("exists already"), "{code:?}: {said}");
+    let (code, said) = run(&["--force"]);
+    assert!(code == Some(0) && said.contains("read back and compared"), "{code:?}: {said}");
+    assert!(!said.contains("sig="), "{said}");
+    assert!(azure.content().unwrap() == expected(&maker, epoch, dir.path()));
+}
+
 #[test]
 fn what_is_no_page_blob_is_refused() {
     let Some(azure) = Azure::start() else { return };
@@ -246,7 +274,12 @@ fn what_is_no_page_blob_is_refused() {
     let refused = restore(&maker, 0, epoch, &azure.to(true)).unwrap_err();
     assert!(refused.to_string().contains("no page blob but BlockBlob"), "{refused}");
     assert_eq!(azure.content().unwrap(), b"a block blob");
-    for bad in ["", "ftp://x/y?sig=1", "https://account.blob.core.windows.net/c/b?sv=1"] {
+    for bad in [
+        "",
+        "ftp://x/y?sig=1",
+        "http://account.blob.core.windows.net/c/b?sig=1",
+        "https://account.blob.core.windows.net/c/b?sv=1",
+    ] {
         assert!(PageBlob::at(bad).is_err(), "{bad}");
     }
     let wrong = format!("{}x", azure.blob().address().reveal());

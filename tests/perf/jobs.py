@@ -196,6 +196,7 @@ def restore(bench):
         ours.append(restored(bench, agent.restore))
         for peer in bench.peers:
             theirs[peer].append(restored(bench, lambda to, peer=peer: peer.restore(bench.image, to)))
+    in_formats(bench, agent)
     agent.forget()
     report.figure("restore", seconds(ours), "s", f"processors {mean_cpu(ours):.2f} s; synced to disk")
     report.target("restore: resident memory", [run.rss / MIB for run in ours], "MiB", at_most=64)
@@ -207,6 +208,22 @@ def restore(bench):
         report.target("restore: times as fast as the fastest peer", ratios(fastest, seconds(ours)), "", at_least=1)
     else:
         report.missing("against peers", "none was asked for (--peers), or none is there")
+
+
+def in_formats(bench, agent):
+    """Restoring in each format, beside the slowest of its stages alone in the same run."""
+    parts = []
+    for _ in range(bench.runs):
+        machine.settle()
+        parts.append(stages(bench.programs, "restore", agent.vault, bench.scratch))
+    for stage in ("fill", "hash", "write", "check"):
+        bench.report.figure(f"restore: {stage} alone", [part[stage] for part in parts], "s")
+    for number, whole in enumerate(parts[0]["whole"]):
+        runs = [part["whole"][number] for part in parts]
+        name = whole["format"]
+        bench.report.target(f"restore to {name}: of the slowest stage's speed", [run["of_slowest"] for run in runs], "",
+                            at_least=0.8)
+        bench.report.figure(f"restore to {name}: reading it back costs", [run["check_costs"] for run in runs], "s")
 
 
 def restored(bench, restore_to):

@@ -3,6 +3,7 @@
 //! ```text
 //! perf_stages stages DISK SCRATCH     reading, hashing, encoding and writing all of a disk, in seconds, as JSON
 //! perf_stages compressed FILE         how long FILE is when it is compressed as one stream
+//! perf_stages restore VAULT SCRATCH   restoring the newest point's first disk in each format, and its stages alone
 //! ```
 //!
 //! The same code as the agent's with the same numbers of threads, so that a difference is what lies between the stages.
@@ -10,6 +11,9 @@
 
 // What a benchmark cannot go on without ends it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "restore.rs"]
+mod restore;
 
 use std::{
     fs::{self, File},
@@ -45,13 +49,14 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["stages", disk, scratch] => stages(Path::new(disk), Path::new(scratch)),
+        ["restore", vault, scratch] => restore::measure(Path::new(vault), Path::new(scratch)),
         ["compressed", file] => {
             let plain = fs::read(file).expect("the file");
             let length = zstd::bulk::compress(&plain, ZSTD_LEVEL).expect("zstd").len();
             println!("{}", serde_json::json!({ "plain": plain.len(), "compressed": length }));
         }
         _ => {
-            eprintln!("usage: perf_stages stages DISK SCRATCH | compressed FILE");
+            eprintln!("usage: perf_stages stages DISK SCRATCH | compressed FILE | restore VAULT SCRATCH");
             std::process::exit(64);
         }
     }

@@ -17,7 +17,7 @@ Exit codes:
   2  the command line was wrong
   3  not found: the vault, the machine, the recovery point or the disk
   4  damage was found in the vault
-  5  the output was refused: it exists, is too small, is in use or is no block device
+  5  the output was refused: it exists, has the wrong size, is in use, is no block device, or cannot have the format
   6  the storage failed: no permission, an input or output error
   7  there is no room where it is written
   8  what was restored reads back differently from what was written

@@ -28,8 +28,8 @@ impl Flat {
         Flat { size, footer: None }
     }
 
-    pub(super) fn vhd(size: ByteCount, footer: [u8; vhd::FOOTER]) -> Flat {
-        Flat { size, footer: Some(footer) }
+    pub(super) fn vhd(size: ByteCount, footer: &[u8; vhd::FOOTER]) -> Flat {
+        Flat { size, footer: Some(*footer) }
     }
 
     /// Where the content with its padding ends.

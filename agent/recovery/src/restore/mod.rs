@@ -169,7 +169,7 @@ fn begin(catalog: &Catalog, epoch: Epoch, disk: &DiskState, to: &Destination) ->
         Format::Vhd => {
             let time = catalog.manifest(epoch).map(|signed| signed.manifest.time).unwrap_or_default();
             let identity = [&disk.id.0[..], &epoch.0.to_le_bytes()].concat();
-            let flat = Flat::vhd(disk.size, vhd::footer(disk.size, time, &identity));
+            let flat = Flat::vhd(disk.size, &vhd::footer(disk.size, time, &identity));
             let length = flat.length();
             (Box::new(flat), length)
         }

@@ -64,7 +64,7 @@ struct Turn<P> {
 
 /// What one thread is given, and what it gives back. Turns go around all threads, so what comes back is in order.
 struct Lane<P> {
-    filled: Receiver<Result<(Range<u64>, Option<Window<P>>), RestoreError>>,
+    filled: Receiver<Filled<P>>,
     used: SyncSender<Vec<u8>>,
     thread: JoinHandle<()>,
 }

@@ -115,7 +115,7 @@ impl Client {
         Ok(answer.headers().get(MARK).is_some_and(|mark| *mark == *self.mark))
     }
 
-    pub(super) fn put(&self, at: u64, bytes: Body) -> Result<(), StorageError> {
+    pub(super) fn put(&self, at: u64, bytes: &Body) -> Result<(), StorageError> {
         let last = at + bytes.len() as u64 - 1;
         let put = self.send("put pages of", || {
             self.request(Method::PUT, Some("page"))

@@ -37,7 +37,7 @@ struct State {
 }
 
 impl Uploads {
-    pub(super) fn start(client: Arc<Client>) -> Arc<Uploads> {
+    pub(super) fn start(client: &Arc<Client>) -> Arc<Uploads> {
         let uploads = Arc::new(Uploads { state: Mutex::default(), changed: Condvar::new() });
         for _ in 0..AT_ONCE {
             let (uploads, client) = (uploads.clone(), client.clone());
@@ -48,7 +48,7 @@ impl Uploads {
 
     fn work(&self, client: &Client) {
         while let Some((at, body)) = self.next() {
-            let put = client.put(at, body);
+            let put = client.put(at, &body);
             let mut state = lock(&self.state);
             state.under_way -= 1;
             if let Err(err) = put {
