@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what judges disk images and reads them as others do: qemu-img and its kin. On Debian and its kin.
+# Installs what judges disk images and reads them as others do: qemu-img and its kin, nbdkit and nbdfuse. On Debian and its kin.
 # May be run again at any time: what is there is left alone, and nothing is asked.
 #
 #   packaging/install-disk-tools.sh
@@ -9,4 +9,4 @@ set -euo pipefail
 
 . "$(dirname "${BASH_SOURCE[0]}")/installing.sh"
 
-debian_packages qemu-utils
+debian_packages qemu-utils qemu-block-extra qemu-system-x86 nbdkit libnbd-bin fuse3 fdisk util-linux

@@ -6,6 +6,7 @@ import os
 import sys
 
 import costs
+import exports
 import image
 import jobs
 import machine
@@ -13,7 +14,7 @@ from peers import all_peers
 from report import Report, about
 
 JOBS = {"initial": jobs.initial, "delta": jobs.delta, "restore": jobs.restore, "tracker": costs.tracker,
-        "footprint": costs.footprint}
+        "footprint": costs.footprint, "exports": exports.exports}
 
 
 class Bench:

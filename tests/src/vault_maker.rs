@@ -207,6 +207,16 @@ impl<S: Deref<Target = Stores>> VaultMaker<S> {
         }
     }
 
+    /// Writes a whole disk: what an image holds.
+    pub fn fill(&mut self, disk: usize, image: &[u8]) {
+        for (block, plain) in image.chunks(BLOCK_SIZE).enumerate() {
+            let mut whole = plain.to_vec();
+            whole.resize(BLOCK_SIZE, 0);
+            let is_data = whole.iter().any(|byte| *byte != 0);
+            self.disks[disk].put(block as u64, is_data.then_some(whole));
+        }
+    }
+
     /// What was sent after the last commit is not known any more: the next segments follow those of `heads`, one for
     /// each disk by its id.
     pub fn forget_sent(&mut self, heads: &[Digest]) {

@@ -9,6 +9,7 @@ mod export;
 mod failover;
 mod machine;
 mod manual;
+mod mount;
 mod network;
 mod open;
 mod point;
@@ -91,6 +92,8 @@ enum Command {
         #[command(subcommand)]
         command: export::Command,
     },
+    /// A point's disks as files, and what is on their file systems, by nbdkit and nbdfuse
+    Mount(mount::Arguments),
     /// What happened
     Event {
         #[command(subcommand)]
@@ -135,6 +138,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Failover { command } => failover::run(&command),
         Command::Network { command } => network::run(&command),
         Command::Export { command } => export::run(&command),
+        Command::Mount(arguments) => mount::run(&arguments),
         Command::Event { command } => event::run(&command),
         Command::Manual(arguments) => manual::run(&arguments),
     }

@@ -43,6 +43,11 @@ pub(super) struct Service {
 pub(super) const NOTHING: Option<&()> = None;
 
 impl Place {
+    /// The service that this credential is for.
+    pub(super) fn of(service: PathBuf) -> Place {
+        Place { service, json: false }
+    }
+
     /// Says what came of it: the answer itself to a program, `words` to a person.
     pub(super) fn say(&self, answer: &Value, words: &str) -> Result<()> {
         if self.json { print_json(answer) } else { print(&format!("{words}\n")) }
