@@ -107,7 +107,7 @@ fn what_an_administrator_says_goes_first_until_it_is_taken_back() {
     assert_eq!(target(&["clear"]).unwrap()["set"], json!({}));
     let client = rig.client(None);
     let url = format!("{}/v1/admin/machines/{machine}/target", rig.address);
-    let put = |body: Value| client.put(&url).bearer_auth(rig.secret()).json(&body).send().unwrap().status();
+    let put = |body: Value| client.put(&url).bearer_auth(&rig.secret()).json(&body).send().unwrap().status();
     assert_eq!(put(json!({ "plaice": "north" })), StatusCode::BAD_REQUEST);
     assert_eq!(put(json!({ "interfaces": [{ "mac": "a", "adress": "new" }] })), StatusCode::BAD_REQUEST);
     assert_eq!(put(json!({})), StatusCode::OK);
