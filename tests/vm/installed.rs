@@ -49,18 +49,22 @@ pub(crate) fn service(scratch: &Scratch) -> ServiceProcess {
 /// The version of the package that a guest is upgraded to.
 const HIGHER: &str = "9.9.9";
 
+/// Makes the agent's package in a new directory `out`, with these options besides.
+pub(crate) fn package(out: &Path, options: &[&str]) -> PathBuf {
+    let programs = program("mobility-agent").parent().unwrap().to_owned();
+    let [programs, into] = [&programs, out].map(|path| path.to_str().unwrap());
+    let mut arguments = vec!["deb", "agent", "--quick", "--programs", programs, "--out", into];
+    arguments.extend(options);
+    let said = run(project().join("packaging/build.sh").to_str().unwrap(), &arguments);
+    said.rsplit_once("made ").unwrap_or_else(|| panic!("{said}")).1.trim().into()
+}
+
 /// Makes the agent's package and one of a higher version, and puts both into a disk, at [`PACKAGE`] and [`UPGRADE`].
 pub(crate) fn put_packages(disk: &GuestDisk, scratch: &Scratch) {
-    let programs = program("mobility-agent").parent().unwrap().to_owned();
     let opened = disk.open(scratch.path("guest"));
-    for (more, to) in [(&[][..], PACKAGE), (&["--version", HIGHER][..], UPGRADE)] {
-        let out = tempfile::tempdir_in(scratch.dir()).unwrap();
-        let [programs, into] = [&programs, out.path()].map(|path| path.to_str().unwrap());
-        let mut arguments = vec!["deb", "agent", "--quick", "--programs", programs, "--out", into];
-        arguments.extend(more);
-        let said = run(project().join("packaging/build.sh").to_str().unwrap(), &arguments);
-        let made = said.rsplit_once("made ").unwrap_or_else(|| panic!("{said}")).1.trim();
-        opened.put(Path::new(made), to.trim_start_matches('/'));
+    for (options, to) in [(&[][..], PACKAGE), (&["--version", HIGHER][..], UPGRADE)] {
+        let made = package(&scratch.path(to.trim_start_matches("/root/")), options);
+        opened.put(&made, to.trim_start_matches('/'));
     }
 }
 
@@ -70,7 +74,7 @@ pub(crate) fn install(machine: &mut Machine) {
 }
 
 /// The repository.
-fn project() -> &'static Path {
+pub(crate) fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are tests, too")]
 
+mod ends;
+mod extension;
 mod guest_disk;
 mod installed;
 mod kernels;
