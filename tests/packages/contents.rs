@@ -44,7 +44,7 @@ fn expected(kind: &str, product: Product) -> BTreeMap<String, String> {
     );
     let examples: &[&str] = match name {
         "mobility-agent" => &["applications", "large-disks", "less-processor", "local-vault", "urgent-guard"],
-        _ => &["port-443", "storage-directory"],
+        _ => &["failover-host", "port-443", "storage-directory"],
     };
     plain.extend(examples.iter().map(|example| format!("/usr/share/doc/{name}/examples/{example}.conf")));
     if kind == "deb" {

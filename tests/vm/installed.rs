@@ -148,6 +148,12 @@ impl Installed {
         ));
     }
 
+    /// What the service calls the machine.
+    pub(crate) fn machine_id(&self) -> String {
+        let listed = self.service.admin(&["machine", "list"]);
+        listed["machines"][0]["id"].as_str().unwrap().to_owned()
+    }
+
     /// Lets the machine come up again after it was cut off.
     pub(crate) fn boot(&mut self) {
         self.machine = Machine::boot(&self.scratch.path("vm"), &self.disk.image);

@@ -8,6 +8,7 @@
 
 mod ends;
 mod extension;
+mod failover;
 mod guest_disk;
 mod installed;
 mod kernels;

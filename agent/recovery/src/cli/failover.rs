@@ -65,7 +65,8 @@ pub(super) struct Start {
     /// Why
     #[arg(long, value_enum)]
     kind: Kind,
-    /// Where to: the NAME of a table [failover.NAME] of the service's configuration. May be left out where there is only one
+    /// Where to: the NAME of a table [failover.NAME] of the service's configuration. May be left out where the machine's target
+    /// settings name one, or there is only one
     #[arg(long, value_name = "NAME")]
     to: Option<String>,
     /// Which point: `latest` takes in first what is in cache storage, `latest-processed` does not; `latest-app-consistent`, a time

@@ -71,7 +71,7 @@ pub(super) async fn show(
 pub(super) struct Wanted {
     machine: MachineId,
     kind: Kind,
-    /// The one place that there is where it is not given.
+    /// The one of the machine's target settings, or the only one that there is, where it is not given.
     place: Option<String>,
     /// `latest` where it is not given.
     point: Option<String>,
@@ -84,7 +84,8 @@ pub(super) async fn begin(
 ) -> Answer<Json<Value>> {
     let machine =
         service.database.machine(wanted.machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
-    let place = the_place(&service, wanted.place)?;
+    let settled = service.database.target(machine.id).await?.and_then(|target| target.place);
+    let place = the_place(&service, wanted.place.or(settled))?;
     let point = checked_point(wanted.point.unwrap_or_else(|| "latest".to_owned()))?;
     let id = secret::hex(&secret::random::<8>()?);
     let failover = Failover::new(id, (machine.id, machine.name), wanted.kind, place, point);

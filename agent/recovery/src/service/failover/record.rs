@@ -299,7 +299,7 @@ impl Failover {
             }
             Action::Commit => self.plan(&[Step::LetPointGo], Phase::Committed),
             Action::Reprotect => self.plan(&[Step::AdmitMachine, Step::WaitForPoint], Phase::Reprotected),
-            Action::Remove => self.plan(&[Step::StopMachine, Step::RemoveMachine], Phase::Removed),
+            Action::Remove => self.plan(&Step::REMOVED, Phase::Removed),
         }
         self.say(format!("asked for: {}", action.name()), now);
         Ok(())

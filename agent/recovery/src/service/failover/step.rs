@@ -62,6 +62,9 @@ impl Step {
     pub(super) const UNDONE: [Step; 4] =
         [Step::StopMachine, Step::RemoveMachine, Step::ReleaseMachine, Step::LetPointGo];
 
+    /// From a machine that was the real one to nothing. Where it never replicated, the one before it may go on.
+    pub(super) const REMOVED: [Step; 3] = [Step::StopMachine, Step::RemoveMachine, Step::ReleaseMachine];
+
     /// What it is called, for people.
     pub(crate) fn name(self) -> &'static str {
         match self {

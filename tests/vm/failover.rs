@@ -1,0 +1,244 @@
+//! A machine under load is tested for failover, dies, is failed over to a host that runs QEMU, goes on there, replicates, and comes
+//! back.
+//!
+//! The machine at the target is reached as its administrator reaches it: by logging in on its console. Deliberately not here: what
+//! becomes of points, identities and jobs when something dies or is refused (`tests/service`).
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use mobility_tests::scratch::{eventually, try_run};
+use serde_json::Value;
+
+use crate::{
+    guest_disk::differing,
+    installed::{Installed, SOON, can_package, protected},
+    machine::{BOOT, MOMENT, base},
+    shell::Shell,
+};
+
+/// Makes a console a line for commands: as in the image, but on the serial port.
+const CONSOLE_SHELL: &str = "sed 's#/dev/virtio-ports/test.shell#/dev/ttyS0#' /usr/local/lib/test-shell >/usr/local/lib/console-shell && \
+    passwd -q -d root && sync";
+/// Adds a line to a file again and again, and notes in memory that it was made durable, and when.
+const LOAD: &str = "mkdir -p /srv/load && cat >/run/load <<'END'
+n=0
+while :; do
+    n=$((n + 1))
+    echo $n >>/srv/load/log
+    sync /srv/load/log
+    echo $n $EPOCHREALTIME >>/run/durable
+done
+END
+nohup bash /run/load >/dev/null 2>&1 &";
+/// Says how many lines there are, and fails where one is missing.
+const COUNT: &str = "n=$(wc -l </srv/load/log) && seq $n | cmp - /srv/load/log && echo $n";
+
+#[test]
+fn root_vm_a_machine_is_failed_over_and_comes_back() {
+    let (Some(base), Some(())) = (base(), can_package()) else { return };
+    let begin = Instant::now();
+    let stage = |name: &str| eprintln!("{:4} s  {name}", begin.elapsed().as_secs());
+    let mut guest = Installed::new(&base);
+    with_places(&mut guest);
+    let _ended = EndsWithTheTest(["lab", "home"].map(|name| place(&guest, name)));
+    guest.machine.run(CONSOLE_SHELL);
+    guest.wait_for("protection", protected);
+    guest.machine.run(LOAD);
+    stage("protected, under load");
+    a_test_disturbs_nothing(&mut guest);
+    stage("tested");
+
+    let earlier = guest.next_point();
+    guest.next_point();
+    let durable = durable(&guest.machine.run("cat /run/durable"));
+    let (machine, image) = (guest.machine_id(), guest.scratch.path("at-failover"));
+    guest.machine.cut_power();
+    let over = start(&guest, &["--kind", "unplanned", "--to", "lab"]);
+    stage("failed over");
+    let newest = holds_what_it_promises(&guest, &over, &durable);
+    let id = over["id"].as_str().unwrap().to_owned();
+    let over = act(&guest, &id, &["change-point", "--point", earlier.listed["time"].as_str().unwrap()]);
+    assert_eq!(over["chosen"]["id"], earlier.listed["id"]);
+    let older = holds_what_it_promises(&guest, &over, &durable);
+    assert!(older < newest, "{older} lines at the earlier point, {newest} at the newest");
+    stage("from an earlier point");
+
+    let last = guest.points().into_iter().max_by_key(|point| point.listed["epoch"].as_u64()).unwrap();
+    let last = guest.restore(&last, &image);
+    act(&guest, &id, &["commit"]);
+    let mut there = log_in(&over);
+    ask(&mut there, "echo written at the target >/srv/target && sync");
+    act(&guest, &id, &["reprotect"]);
+    stage("protected again");
+    only_differences_were_sent(&guest, &mut there, &last);
+
+    // What is to be there after coming back is in a point that was asked for after it was written.
+    ask(&mut there, "echo shortly before coming back >/srv/before && sync");
+    guest.service.admin(&["machine", "point", &machine]);
+    let now = Timestamp::now();
+    eventually("a point of it", SOON, || {
+        let time = |point: &Value| point["time"].as_str().unwrap().parse::<Timestamp>().unwrap();
+        guest.points().into_iter().find(|point| time(&point.listed) > now)
+    });
+    let back = start(&guest, &["--kind", "unplanned", "--to", "home"]);
+    let mut home = log_in(&back);
+    let said = ask(&mut home, "cat /srv/target /srv/before && findmnt -no OPTIONS / | grep -o '^rw'");
+    assert_eq!(said, "written at the target\nshortly before coming back\nrw");
+    act(&guest, &id, &["remove"]);
+    assert!(is_empty(&guest, "lab"), "something is left of the machine at the target");
+    stage("came back");
+    act(&guest, back["id"].as_str().unwrap(), &["cancel"]);
+    assert!(is_empty(&guest, "home"));
+}
+
+/// Ends machines at these places, which do not end with the service.
+struct EndsWithTheTest([PathBuf; 2]);
+
+impl Drop for EndsWithTheTest {
+    fn drop(&mut self) {
+        for machine in self.0.iter().flat_map(fs::read_dir).flatten().flatten() {
+            if let Ok(pid) = fs::read_to_string(machine.path().join("qemu.pid")) {
+                // It may have ended by itself.
+                let _ = try_run("kill", &["-KILL", pid.trim()]);
+            }
+        }
+    }
+}
+
+/// Where the machines of a place are.
+fn place(guest: &Installed, name: &str) -> PathBuf {
+    guest.scratch.path(name)
+}
+
+fn is_empty(guest: &Installed, name: &str) -> bool {
+    fs::read_dir(place(guest, name)).unwrap().next().is_none()
+}
+
+/// Starts the service anew, with two places to fail over to.
+fn with_places(guest: &mut Installed) {
+    let table = |name: &str| {
+        let directory = place(guest, name);
+        format!(
+            "[failover.{name}]\nkind = 'qemu'\nacceleration = 'tcg'\nformat = 'qcow2'\nbooted = 'guest login:'\ndirectory = '{}'\n",
+            directory.display()
+        )
+    };
+    guest.service.configure(&format!("{}{}", table("lab"), table("home")));
+    guest.service.stop();
+    guest.service.start();
+}
+
+/// Begins a failover, and waits until the machine is up.
+fn start(guest: &Installed, arguments: &[&str]) -> Value {
+    let machine = guest.machine_id();
+    let over = guest.service.admin(&[&["failover", "start", &machine, "--wait"][..], arguments].concat());
+    assert_eq!((&over["phase"], &over["booted"]), (&"ready".into(), &true.into()), "{over:#}");
+    for step in over["steps"].as_array().unwrap() {
+        eprintln!("        {}: {}", step["step"].as_str().unwrap(), step["result"].as_str().unwrap());
+    }
+    over
+}
+
+fn act(guest: &Installed, id: &str, arguments: &[&str]) -> Value {
+    guest.service.admin(&[&["failover", arguments[0], id, "--wait"][..], &arguments[1..]].concat())
+}
+
+/// Which lines were durable, and when, in microseconds.
+fn durable(text: &str) -> Vec<(u64, i64)> {
+    let line = |line: &str| {
+        let (number, time) = line.split_once(' ')?;
+        Some((number.parse().ok()?, time.replace(['.', ','], "").parse().ok()?))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// Demands that all lines are there that were durable before the point; how many there are.
+#[track_caller]
+fn holds_what_it_promises(guest: &Installed, over: &Value, durable: &[(u64, i64)]) -> u64 {
+    let mut there = log_in(over);
+    let held: u64 = ask(&mut there, COUNT).parse().unwrap();
+    let time: Timestamp = over["chosen"]["time"].as_str().unwrap().parse().unwrap();
+    let before = durable.iter().filter(|(_, at)| *at <= time.as_microsecond());
+    let promised = before.map(|(number, _)| *number).max().unwrap_or(0);
+    assert!(promised > 0 && held >= promised, "{held} lines, and {promised} were durable: {over:#}");
+    // It must not go on with the identity of the machine: it is told to wait.
+    let machine = guest.machine_id();
+    let shown = guest.service.admin(&["machine", "show", &machine]);
+    assert_eq!(shown["generation"].as_u64(), over_generation(guest), "somebody replicates");
+    held
+}
+
+/// The newest generation of the points.
+fn over_generation(guest: &Installed) -> Option<u64> {
+    guest.points().iter().filter_map(|point| point.listed["generation"].as_u64()).max()
+}
+
+/// A test: the machine goes on replicating, its copy reaches nobody, and nothing is left.
+fn a_test_disturbs_nothing(guest: &mut Installed) {
+    let test = start(guest, &["--kind", "test", "--to", "lab", "--point", "latest-processed"]);
+    let mut copy = log_in(&test);
+    assert!(ask(&mut copy, COUNT).parse::<u64>().unwrap() > 0);
+    let reached = ask(&mut copy, "timeout 5 bash -c '</dev/tcp/10.0.2.2/22' 2>&1; echo $?");
+    assert!(!reached.ends_with("refused\n1") && !reached.ends_with('0'), "it reaches the host: {reached}");
+    guest.next_point();
+    drop(copy);
+    act(guest, test["id"].as_str().unwrap(), &["cancel"]);
+    assert!(is_empty(guest, "lab"), "something is left of the test");
+    let name = format!("failover-{}", test["id"].as_str().unwrap());
+    let running = try_run("pgrep", &["-f", &name]);
+    assert!(running.is_err(), "QEMU still runs");
+    guest.wait_for("protection", protected);
+}
+
+/// Demands that the machine at the target sent no more than what differs from the newest point that there was.
+fn only_differences_were_sent(guest: &Installed, there: &mut Shell, before: &Path) {
+    let status: Value = serde_json::from_str(&ask(there, "mobility-agent status --json")).unwrap();
+    let sent = status["agents"][0]["uploaded"].as_u64().unwrap();
+    let newest = guest.points().into_iter().max_by_key(|point| point.listed["epoch"].as_u64()).unwrap();
+    let after = guest.restore(&newest, &guest.scratch.path("protected-again"));
+    let changed = differing(before, &after);
+    eprintln!("        reprotect: {sent} bytes were sent, blocks of {changed} bytes differ");
+    assert!(changed > 0 && sent * 10 <= changed * 11, "{sent} bytes were sent for {changed}");
+}
+
+/// Logs in on the console of a failover's machine, as root.
+fn log_in(over: &Value) -> Shell {
+    let image = Path::new(over["disks"][0]["path"].as_str().unwrap());
+    let mut stream = UnixStream::connect(image.parent().unwrap().join("console")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(b"root\n").unwrap();
+    let (begin, mut said) = (Instant::now(), Vec::new());
+    while !said.ends_with(b"# ") {
+        assert!(begin.elapsed() < BOOT, "no login: {}", String::from_utf8_lossy(&said));
+        let mut some = [0; 256];
+        match stream.read(&mut some) {
+            Ok(0) => panic!("the console ended: {}", String::from_utf8_lossy(&said)),
+            Ok(length) => said.extend_from_slice(&some[..length]),
+            // It may have asked for another name meanwhile.
+            Err(_) if said.ends_with(b"login: ") => stream.write_all(b"root\n").unwrap(),
+            Err(_) => {}
+        }
+    }
+    stream.write_all(b"stty raw -echo; exec bash /usr/local/lib/console-shell\n").unwrap();
+    let mut shell = Shell::over(stream);
+    // What is said before the other side listens is lost.
+    eventually("the console's answer", MOMENT, || {
+        shell.ask_within("true", MOMENT, Duration::from_secs(5)).filter(|answer| answer.code == 0)
+    });
+    shell
+}
+
+/// What a command prints that has to succeed.
+#[track_caller]
+fn ask(shell: &mut Shell, command: &str) -> String {
+    let answer = shell.ask(command, MOMENT).unwrap_or_else(|| panic!("no answer: {command}"));
+    assert_eq!(answer.code, 0, "{command}\n{}", answer.printed);
+    answer.printed.trim_end().to_owned()
+}
