@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
+    num::NonZeroU64,
     os::{
         fd::AsRawFd,
         unix::fs::{FileExt, OpenOptionsExt},
@@ -14,12 +15,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
 };
 
-use mobility_format::WINDOW_SIZE;
 use rustix::{
     fs::{Advice, AtFlags, CWD, OFlags, SeekFrom, fadvise, linkat, seek},
     io::Errno,
@@ -33,6 +34,8 @@ use crate::storage::{Files, StorageError, Temporary};
 
 /// How much is written between two syncs.
 const SYNC_EVERY: u64 = 64 << 20;
+/// How much is read back before the page cache is told to let go of it.
+const LET_GO_EVERY: u64 = 64 << 20;
 
 /// An image file being written.
 pub(super) struct Image {
@@ -184,6 +187,8 @@ impl Medium for Image {
 pub(super) struct StoredFile {
     file: Arc<File>,
     path: PathBuf,
+    /// How much was read since the page cache let go of it.
+    since: AtomicU64,
 }
 
 impl StoredFile {
@@ -191,7 +196,14 @@ impl StoredFile {
     /// changes nothing.
     pub(super) fn new(file: Arc<File>, path: &Path) -> StoredFile {
         fadvise(&file, 0, None, Advice::DontNeed).ok();
-        StoredFile { file, path: path.to_owned() }
+        fadvise(&file, 0, None, Advice::Sequential).ok();
+        StoredFile { file, path: path.to_owned(), since: AtomicU64::new(0) }
+    }
+}
+
+impl Drop for StoredFile {
+    fn drop(&mut self) {
+        fadvise(&self.file, 0, None, Advice::DontNeed).ok();
     }
 }
 
@@ -208,10 +220,10 @@ impl Stored for StoredFile {
             }
         }
         buf[filled..].fill(0);
-        // Nobody is going to read it a second time; what others have in the cache is worth more.
-        if buf.len() == WINDOW_SIZE {
-            let length = std::num::NonZeroU64::new(buf.len() as u64);
-            fadvise(&self.file, at, length, Advice::DontNeed).ok();
+        // Nobody is going to read it a second time; what others have in the cache is worth more. Letting go has a price.
+        if self.since.fetch_add(buf.len() as u64, Ordering::Relaxed) > LET_GO_EVERY {
+            self.since.store(0, Ordering::Relaxed);
+            fadvise(&self.file, 0, NonZeroU64::new(at), Advice::DontNeed).ok();
         }
         Ok(())
     }
