@@ -16,7 +16,7 @@ use crate::{agent::Agent, rig::Rig};
 fn tells(agent: &Agent, cloud: bool) {
     let disk = |name: &str, mounts: Value| {
         json!({
-            "id": DiskId::derive(name), "name": name, "size": 8 * 4096, "mounts": mounts, "labels": ["a label"],
+            "id": DiskId::derive(name), "name": name, "size": 32_u64 << 30, "mounts": mounts, "labels": ["a label"],
             "temporary": false, "controller": "f8b3781b-1e82-4818-a1c3-63d806ec15bb", "lun": 5, "serial": "S1",
         })
     };
@@ -114,6 +114,31 @@ fn what_an_administrator_says_goes_first_until_it_is_taken_back() {
     assert!(rig.try_admin(&["machine", "target", "show", "no such machine"]).is_err());
     let events = rig.admin(&["event", "list", "--machine", &machine]);
     assert!(events["events"].as_array().unwrap().iter().any(|event| event["kind"] == "target-changed"));
+}
+
+#[test]
+fn a_template_is_written_of_what_holds() {
+    let rig = Rig::new();
+    let agent = Agent::enrol(&rig, 1);
+    tells(&agent, true);
+    let machine = agent.machine.to_string();
+    let to = tempfile::tempdir().unwrap();
+    let output = to.path().to_str().unwrap();
+    let (os, data) = (DiskId::derive("/dev/sda"), DiskId::derive("/dev/sdc"));
+    let disks = [format!("{os}=https://dr.blob.core.windows.net/a/os.vhd"), format!("{data}=data.vhd")];
+    let all = [
+        "machine", "target", "template", &machine, "--output", output, "--disk", &disks[0], "--disk",
+        &disks[1],
+    ];
+    let refused = rig.try_admin(&all).unwrap_err();
+    assert!(refused.contains("network"), "{refused}");
+    rig.admin(&["machine", "target", "set", &machine, "--network", "dr/web", "--location", "northeurope"]);
+    let made = rig.admin(&all);
+    let read = |name: &str| std::fs::read_to_string(to.path().join(name)).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&read("azure.json")).unwrap(), made["template"]);
+    assert_eq!(made["parameters"]["parameters"]["machineSize"]["value"], "Standard_D2s_v5");
+    assert!(read("azure.sh").contains("azcopy copy data.vhd"), "{}", read("azure.sh"));
+    assert!(rig.try_admin(&all).is_err(), "nothing that is there is replaced");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Deliberately not here: which network stands for which (`network`), and failing over.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -43,6 +43,8 @@ pub(super) enum Command {
     Show(Show),
     /// Say where and as what a machine is to run. What is not said stays as it is
     Set(Box<Set>),
+    /// Write a deployment template for Azure that makes the machine of restored disks, its parameters, and the commands to run it
+    Template(Template),
     /// Take back what was said, so that it follows from the machine again
     Clear(Clear),
 }
@@ -54,6 +56,18 @@ pub(super) struct Show {
     /// For the way back, from the target to where the machine came from
     #[arg(long)]
     back: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Template {
+    #[command(flatten)]
+    one: One,
+    /// Where to. It has to be there, and have none of the files in it
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// A disk, by its id, and where it was restored to: the address of a page blob, or the file of a fixed VHD. For every disk
+    #[arg(long, value_name = "ID=WHERE", required = true)]
+    disk: Vec<String>,
 }
 
 #[derive(Args)]
@@ -138,6 +152,7 @@ pub(super) fn run(command: &Command) -> Result<Outcome> {
             let wanted = set.wanted(&service, &id)?;
             put(&set.one, &service, &id, &wanted)?;
         }
+        Command::Template(asked) => asked.write()?,
         Command::Clear(clear) => {
             let (service, id) = clear.one.find()?;
             let mut wanted = Map::new();
@@ -164,6 +179,32 @@ fn said(service: &Service, id: &str) -> Result<Map<String, Value>> {
 fn put(one: &One, service: &Service, id: &str, wanted: &Map<String, Value>) -> Result<()> {
     let answer = service.ask(Method::PUT, &["machines", id, "target"], Some(wanted))?;
     show(one, &answer)
+}
+
+impl Template {
+    fn write(&self) -> Result<()> {
+        let (service, id) = self.one.find()?;
+        let disk = |given: &String| {
+            let (disk, place) = pair(given)?;
+            let kind = if place.contains("://") { "uri" } else { "file" };
+            Ok(json!({ "disk": disk, kind: place }))
+        };
+        let disks = self.disk.iter().map(disk).collect::<Result<Vec<_>>>()?;
+        let answer =
+            service.ask(Method::POST, &["machines", &id, "template"], Some(&json!({ "disks": disks })))?;
+        for (name, text) in [
+            ("azure.json", serde_json::to_string_pretty(&answer["template"])?),
+            ("azure.parameters.json", serde_json::to_string_pretty(&answer["parameters"])?),
+            ("azure.sh", text(&answer["commands"])),
+        ] {
+            let path = self.output.join(name);
+            let mut file =
+                std::fs::File::create_new(&path).with_context(|| format!("make {}", path.display()))?;
+            file.write_all(text.as_bytes()).with_context(|| format!("write {}", path.display()))?;
+        }
+        let words = format!("written to {}; azure.sh runs it", self.output.display());
+        self.one.place.say(&answer, &words)
+    }
 }
 
 impl Set {

@@ -12,6 +12,7 @@ mod networks;
 mod points;
 mod policies;
 pub(super) mod targets;
+mod template;
 mod tokens;
 
 use std::sync::Arc;
@@ -41,7 +42,7 @@ const EVENTS: u32 = 100;
 const MOST_EVENTS: u32 = 10_000;
 
 /// What administrators ask.
-pub(super) const ROUTES: [Route; 31] = [
+pub(super) const ROUTES: [Route; 32] = [
     (GET, "/v1/admin/tokens", |by| on(by, tokens::list)),
     (POST, "/v1/admin/tokens", |by| on(by, tokens::create)),
     (DELETE, "/v1/admin/tokens/{id}", |by| on(by, tokens::revoke)),
@@ -57,6 +58,7 @@ pub(super) const ROUTES: [Route; 31] = [
     (DELETE, "/v1/admin/machines/{id}/pins/{epoch}", |by| on(by, points::unpin)),
     (GET, "/v1/admin/machines/{id}/target", |by| on(by, targets::show)),
     (PUT, "/v1/admin/machines/{id}/target", |by| on(by, targets::set)),
+    (POST, "/v1/admin/machines/{id}/template", |by| on(by, template::make)),
     (GET, "/v1/admin/network-mappings", |by| on(by, networks::list)),
     (PUT, "/v1/admin/network-mappings/{source}", |by| on(by, networks::map)),
     (DELETE, "/v1/admin/network-mappings/{source}", |by| on(by, networks::unmap)),
