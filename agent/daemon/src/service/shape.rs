@@ -86,8 +86,7 @@ struct Route<'a> {
 fn route(line: &str) -> Option<Route<'_>> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     // In the order of bytes in memory, which is the network's.
-    let address =
-        |field: &str| Some(u32::from_str_radix(field, 16).ok()?.to_ne_bytes()).map(u32::from_be_bytes);
+    let address = |field: &str| Some(u32::from_be_bytes(u32::from_str_radix(field, 16).ok()?.to_ne_bytes()));
     Some(Route {
         interface: fields.first()?,
         destination: address(fields.get(1)?)?,
