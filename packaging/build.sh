@@ -60,10 +60,17 @@ python3 "$root/packaging/sbom.py" "$crate" >"$stage/release/manual/sbom.cdx.json
 cd "$root/$folder"
 case "$kind" in
     deb)
+        # dpkg-shlibdeps, which cargo-deb asks, takes a function for as new as the file that it is in here: glibc 2.34 moved many. The
+        # program's own symbols say which version each is of.
+        newest=$(objdump -T "$stage/release/$name" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
+        mkdir "$stage/bin"
+        printf '#!/bin/sh\n%s "$@" | sed "s/libc6 (>= [0-9.]*)/libc6 (>= %s)/"\n' \
+            "$(command -v dpkg-shlibdeps)" "${newest#GLIBC_}" >"$stage/bin/dpkg-shlibdeps"
+        chmod 755 "$stage/bin/dpkg-shlibdeps"
         options=(--no-build --no-strip --quiet --output "$out")
         if $quick; then options+=(--fast); fi
         if [ -n "$version" ]; then options+=(--deb-version "$version-1"); fi
-        CARGO_TARGET_DIR="$stage" cargo deb "${options[@]}"
+        PATH="$stage/bin:$PATH" CARGO_TARGET_DIR="$stage" cargo deb "${options[@]}"
         made=$(ls -t "$out/${name}"_*.deb | head -1)
         ;;
     rpm)
