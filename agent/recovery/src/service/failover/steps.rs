@@ -246,7 +246,7 @@ async fn restore(runner: &Runner, failover: &mut Failover) -> Outcome {
             let catalog =
                 catalog.map_err(|err| Failure::new(err.to_string(), "look at the storage, and resume"))?;
             let restored = one_disk(&catalog, chosen.epoch, &disk, &to, stop, &told);
-            restored.map_err(|err| problem(&stores, machine, chosen.epoch, err, stop))
+            restored.map_err(|err| problem(&stores, machine, chosen.epoch, &err, stop))
         });
         let restored = written.await?;
         failover.disks.push(Written {
@@ -281,11 +281,11 @@ fn one_disk(
 }
 
 /// What it means for the failover that a disk could not be restored.
-fn problem(stores: &Stores, machine: MachineId, epoch: Epoch, err: RestoreError, stop: &Stop) -> Problem {
+fn problem(stores: &Stores, machine: MachineId, epoch: Epoch, err: &RestoreError, stop: &Stop) -> Problem {
     if stop.is_set() {
         return Problem::Stopped;
     }
-    let hint = match &err {
+    let hint = match err {
         RestoreError::Content(err) if err.is_damage() => point::instead_of(stores, machine, epoch, err),
         RestoreError::Storage(err) => err.kind().remedy().to_owned() + ", and resume",
         _ => "mend that, and resume".to_owned(),
