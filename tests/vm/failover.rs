@@ -51,6 +51,7 @@ fn root_vm_a_machine_is_failed_over_and_comes_back() {
     guest.machine.run(CONSOLE_SHELL);
     guest.wait_for("protection", protected);
     guest.machine.run(LOAD);
+    guest.next_point();
     stage("protected, under load");
     a_test_disturbs_nothing(&mut guest);
     stage("tested");
