@@ -63,18 +63,17 @@ fn root_vm_a_machine_is_failed_over_and_comes_back() {
     guest.machine.cut_power();
     let over = start(&guest, &["--kind", "unplanned", "--to", "lab"]);
     stage("failed over");
-    let newest = holds_what_it_promises(&guest, &over, &durable);
+    let (newest, _) = holds_what_it_promises(&guest, &over, &durable);
     let id = over["id"].as_str().unwrap().to_owned();
     let over = act(&guest, &id, &["change-point", "--point", earlier.listed["time"].as_str().unwrap()]);
     assert_eq!(over["chosen"]["id"], earlier.listed["id"]);
-    let older = holds_what_it_promises(&guest, &over, &durable);
+    let (older, mut there) = holds_what_it_promises(&guest, &over, &durable);
     assert!(older < newest, "{older} lines at the earlier point, {newest} at the newest");
     stage("from an earlier point");
 
     let last = guest.points().into_iter().max_by_key(|point| point.listed["epoch"].as_u64()).unwrap();
     let last = guest.restore(&last, &image);
     act(&guest, &id, &["commit"]);
-    let mut there = log_in(&over);
     ask(&mut there, "echo written at the target >/srv/target && sync");
     act(&guest, &id, &["reprotect"]);
     stage("protected again");
@@ -160,9 +159,9 @@ fn durable(text: &str) -> Vec<(u64, i64)> {
     text.lines().filter_map(line).collect()
 }
 
-/// Demands that all lines are there that were durable before the point; how many there are.
+/// Demands that all lines are there that were durable before the point; how many there are, and the line to the machine.
 #[track_caller]
-fn holds_what_it_promises(guest: &Installed, over: &Value, durable: &[(u64, i64)]) -> u64 {
+fn holds_what_it_promises(guest: &Installed, over: &Value, durable: &[(u64, i64)]) -> (u64, Shell) {
     let mut there = log_in(over);
     let held: u64 = ask(&mut there, COUNT).parse().unwrap();
     let time: Timestamp = over["chosen"]["time"].as_str().unwrap().parse().unwrap();
@@ -173,7 +172,7 @@ fn holds_what_it_promises(guest: &Installed, over: &Value, durable: &[(u64, i64)
     let machine = guest.machine_id();
     let shown = guest.service.admin(&["machine", "show", &machine]);
     assert_eq!(shown["generation"].as_u64(), over_generation(guest), "somebody replicates");
-    held
+    (held, there)
 }
 
 /// The newest generation of the points.
