@@ -5,7 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mobility_format::{Epoch, SessionId, control::ErrorCode};
@@ -15,8 +15,11 @@ use serde_json::Value;
 use crate::{
     agent::Agent,
     commits::{ready, taken_in},
-    rig::{Rig, wait_for},
+    rig::{PATIENCE, Rig, wait_for},
 };
+
+/// How often something is tried to be hit that takes a moment.
+const ROUNDS: usize = 6;
 
 /// Where machines are failed over to, in a rig's directory.
 fn place(dir: &Path) -> PathBuf {
@@ -288,5 +291,25 @@ fn killed_at_any_moment_it_comes_to_its_end() {
         assert_eq!(agent.next_epoch(), Epoch(round + 1));
         // The database is where the agent's session is: it goes on.
         agent.try_heartbeat().unwrap();
+    }
+}
+
+#[test]
+fn killed_between_an_image_and_the_note_of_it_it_writes_it_again() {
+    let mut rig = rig();
+    let (agent, held) = machine(&rig, 1);
+    for _ in 0..ROUNDS {
+        let id = begin(&rig, &agent, &["--kind", "test"]).id;
+        let place = place(rig.data().parent().unwrap()).join(&id);
+        // Without a pause: what is to be hit takes a moment.
+        let end = Instant::now() + PATIENCE;
+        while !fs::read_dir(&place).is_ok_and(|mut images| images.next().is_some()) {
+            assert!(Instant::now() < end, "no image");
+        }
+        rig.kill();
+        rig.start();
+        let over = Failover { rig: &rig, id };
+        images_are(&over.rests("ready"), &agent, &held[1]);
+        over.act(&["cancel"], "cancelled");
     }
 }
