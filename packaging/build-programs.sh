@@ -10,7 +10,8 @@
 # musl's allocator would be at work in every thread that compresses. So the linker is zig's, which has the symbols of every glibc
 # and takes the versions that 2.31 had. RHEL 8 has 2.28, and a kernel for which there is no tracker.
 #
-# Reproducible: no path of this machine and no time gets into a program. Deliberately not here: packages (build.sh).
+# Reproducible: no path of this machine and no time gets into a program, but for what debuggers are told of the few lines of C library that
+# the linker compiles; packages and the extension carry programs without that. Deliberately not here: packages (build.sh).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -33,6 +33,13 @@ if [ ${#handlers[@]} = 0 ]; then
 fi
 output=${output:-$root/target/MobilityAgentLinux-$version.zip}
 mkdir -p "$(dirname "$output")"
+# As packages carry programs: what debuggers want is large, and says where the C library's part of it was compiled.
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+for number in "${!handlers[@]}"; do
+    # Of another processor it stays as it is, where this machine's tools know their own alone.
+    if strip --strip-debug -o "$stage/$number" "${handlers[$number]}" 2>/dev/null; then handlers[number]="$stage/$number"; fi
+done
 
 python3 - "$here/package" "$version" "$output" "${handlers[@]}" -- "${packages[@]}" <<'PYTHON'
 import json, os, re, sys, xml.dom.minidom, zipfile
