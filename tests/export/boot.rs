@@ -17,7 +17,7 @@ use mobility_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::rig::{PATIENCE, Serving, content, same, tools};
+use crate::rig::{Nbdkit, PATIENCE, Serving, content, same, tools};
 
 /// Prints `RUNS` at the serial line, then halts again and again.
 const BOOT: [u8; 26] = [
@@ -91,11 +91,7 @@ fn a_machine_boots_from_an_export_while_its_disk_is_copied() {
     let serving = Serving::new(&scratch.path("vault"));
     let path = |name: &str| scratch.path(name).to_str().unwrap().to_owned();
     let (socket, overlay, serial) = (path("nbd"), path("overlay.qcow2"), path("serial"));
-    let mut nbdkit = Command::new("nbdkit");
-    nbdkit.args(["--foreground", "-r", "-U", &socket, "curl", &format!("url={}", serving.address(0))]);
-    nbdkit.arg(format!("cainfo={}", serving.authority.display()));
-    let nbdkit = Running(nbdkit.spawn().unwrap());
-    eventually("nbdkit", PATIENCE, || Path::new(&socket).exists().then_some(()));
+    let nbdkit = Nbdkit::new(&serving, Path::new(&socket));
     let backing = format!("nbd+unix:///?socket={socket}");
     run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", &backing, "-F", "raw", &overlay]);
     let mut qemu = Command::new("qemu-system-x86_64");

@@ -102,6 +102,29 @@ impl Drop for Serving {
     }
 }
 
+/// nbdkit, which shows a served disk to other programs at a socket until it is dropped.
+pub(crate) struct Nbdkit(Child);
+
+impl Nbdkit {
+    /// Shows the first disk of `serving` at `socket`.
+    pub(crate) fn new(serving: &Serving, socket: &Path) -> Nbdkit {
+        let mut command = Command::new("nbdkit");
+        command.args(["--foreground", "-r", "-U"]).arg(socket);
+        command.args(["curl", &format!("url={}", serving.address(0))]);
+        command.arg(format!("cainfo={}", serving.authority.display()));
+        let nbdkit = Nbdkit(command.spawn().unwrap());
+        eventually("nbdkit", PATIENCE, || socket.exists().then_some(()));
+        nbdkit
+    }
+}
+
+impl Drop for Nbdkit {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Whether two files hold the same. Said without printing them.
 pub(crate) fn same(a: &Path, b: &[u8]) -> bool {
     fs::read(a).unwrap() == b

@@ -10,50 +10,57 @@ use mobility_tests::{
     vault_maker::VaultMaker,
 };
 
-use crate::rig::{Serving, content, same, tools};
+use crate::rig::{Nbdkit, Serving, content, same, tools};
 
 const SIZE: u64 = (7 << 20) + (300 << 10);
 
 #[test]
 fn qemu_img_copies_and_overlays_an_exported_disk() {
-    let Some(()) = tools(&["qemu-img"]) else { return };
+    let Some(()) = tools(&["nbdkit", "qemu-img", "qemu-io"]) else { return };
     let scratch = Scratch::new();
     let mut maker = VaultMaker::new(&scratch.path("vault"), 81);
     maker.add_disk("/dev/vda", SIZE);
     let held = content(&mut maker, 0);
     let serving = Serving::new(&scratch.path("vault"));
+    let socket = scratch.path("nbd");
+    let nbdkit = Nbdkit::new(&serving, &socket);
+    let over_nbd = format!("nbd+unix:///?socket={}", socket.display());
     // QEMU takes no authority of its own for HTTPS: the runbook says what to do instead.
-    let source = format!(
+    let over_https = format!(
         r#"json:{{"driver":"raw","file":{{"driver":"https","url":"{}","sslverify":"off"}}}}"#,
         serving.address(0)
     );
-    let copy = scratch.path("copy.qcow2");
-    // One request at a time: with several QEMU 7.2 stops now and then with its answers in hand.
-    let copied = try_run("qemu-img", &["convert", "-m", "1", "-O", "qcow2", &source, copy.to_str().unwrap()]);
-    if let Err(said) = &copied
-        && said.contains("Unknown")
-    {
-        panic!("QEMU lacks its driver for https (qemu-block-extra): {said}");
+    copies_and_overlays(&scratch, "nbd", &over_nbd, &held);
+    // Its driver for HTTPS is a package of its own, which only fits the QEMU of the same distribution.
+    match try_run("qemu-img", &["info", &over_https]) {
+        Err(said) if said.contains("Unknown") => {
+            eprintln!("QEMU has no driver for HTTPS here: not tried without nbdkit");
+        }
+        _ => copies_and_overlays(&scratch, "https", &over_https, &held),
     }
-    copied.unwrap();
-    run("qemu-img", &["check", "-q", copy.to_str().unwrap()]);
-    run("qemu-img", &["convert", "-O", "raw", copy.to_str().unwrap(), scratch.path("raw").to_str().unwrap()]);
-    assert!(same(&scratch.path("raw"), &held));
-    // What a machine would boot from: it writes into the overlay, and the point stays what it is.
-    let overlay = scratch.path("overlay.qcow2");
-    let backing = source.as_str();
-    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", backing, "-F", "raw", overlay.to_str().unwrap()]);
-    let wrote = ["-c", "write -P 0x5a 1M 64k", "-c", "read -P 0x5a 1M 64k", overlay.to_str().unwrap()];
-    run("qemu-io", &wrote);
-    run("qemu-img", &["rebase", "-f", "qcow2", "-b", "", overlay.to_str().unwrap()]);
+    drop(nbdkit);
     serving.stop();
-    run(
-        "qemu-img",
-        &["convert", "-O", "raw", overlay.to_str().unwrap(), scratch.path("own").to_str().unwrap()],
-    );
-    let mut expected = held;
+}
+
+/// Demands that `source` is copied as it was held, and that a machine can write over it and be made independent of it.
+fn copies_and_overlays(scratch: &Scratch, name: &str, source: &str, held: &[u8]) {
+    let path = |what: &str| scratch.path(&format!("{name}-{what}"));
+    let text = |what: &str| path(what).to_str().unwrap().to_owned();
+    let (copy, overlay) = (text("copy.qcow2"), text("overlay.qcow2"));
+    // One request at a time: with several QEMU 7.2 stops now and then with its answers in hand, over HTTPS.
+    run("qemu-img", &["convert", "-m", "1", "-O", "qcow2", source, &copy]);
+    run("qemu-img", &["check", "-q", &copy]);
+    run("qemu-img", &["convert", "-O", "raw", &copy, &text("raw")]);
+    assert!(same(&path("raw"), held), "{name}");
+    // What a machine would boot from: it writes into the overlay, and the point stays what it is.
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-b", source, "-F", "raw", &overlay]);
+    run("qemu-io", &["-c", "write -P 0x5a 1M 64k", "-c", "read -P 0x5a 1M 64k", &overlay]);
+    run("qemu-img", &["rebase", "-f", "qcow2", "-b", "", &overlay]);
+    assert!(!run("qemu-img", &["info", &overlay]).contains("backing"));
+    run("qemu-img", &["convert", "-O", "raw", &overlay, &text("own")]);
+    let mut expected = held.to_owned();
     expected[1 << 20..(1 << 20) + (64 << 10)].fill(0x5a);
-    assert!(same(&scratch.path("own"), &expected));
+    assert!(same(&path("own"), &expected), "{name}");
 }
 
 #[test]
