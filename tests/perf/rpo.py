@@ -3,7 +3,9 @@
 A real service over TLS on the loopback, a real agent with a tracked loop device, fio's random writes at a rate. Ten times a second it is looked at which
 point is the newest in target storage; when its `t0` was, it says itself. RPO is the time from there to the moment of the look: it grows from one
 point's intake to the next one's. So it is the interval, and what lies between a cut and its intake; both are shown, to see which one is too much.
-Deliberately not here: many agents.
+
+With `--failovers` all of it is measured once more while one test failover follows the other, and the two are compared: a test must not be felt by the
+machine. Deliberately not here: many agents.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import machine
@@ -34,7 +37,9 @@ class Service:
             self.port = free.getsockname()[1]
         self.address = f"https://127.0.0.1:{self.port}"
         config = os.path.join(parent, "service.toml")
-        with open(config, "w"), open(os.path.join(parent, "service.log"), "wb") as log:
+        with open(config, "w") as file:
+            file.write(f"[failover.shelf]\nkind = 'images'\ndirectory = '{os.path.join(parent, 'shelf')}'\n")
+        with open(os.path.join(parent, "service.log"), "wb") as log:
             self.process = subprocess.Popen(
                 [self.program, "serve", "--data", self.data, "--config", config, "--listen", f"127.0.0.1:{self.port}",
                  "--address", self.address], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
@@ -108,6 +113,32 @@ def churn(bench, device):
     return process
 
 
+class Failovers:
+    """Test failovers, one after the other, until it is ended."""
+
+    def __init__(self, service):
+        self.service, self.took, self.problem, self.over = service, [], None, threading.Event()
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def work(self):
+        name = self.service.admin("machine", "list")["machines"][0]["id"]
+        try:
+            while not self.over.is_set():
+                begun = self.service.admin("failover", "start", name, "--kind", "test", "--wait")
+                self.took.append(begun["took_ms"] / 1e3)
+                self.service.admin("failover", "cleanup", begun["id"], "--wait")
+        except (subprocess.CalledProcessError, KeyError, TypeError) as problem:
+            self.problem = problem
+
+    def end(self):
+        self.over.set()
+        self.thread.join()
+        if self.problem or not self.took:
+            raise RuntimeError(f"test failovers went wrong: {self.problem}")
+        return self.took
+
+
 def wait_for(what, condition, processes, limit=600):
     until = time.monotonic() + limit
     while not condition():
@@ -163,6 +194,7 @@ def main():
     parser.add_argument("--seconds", type=int)
     parser.add_argument("--rate", type=int)
     parser.add_argument("--interval", type=int)
+    parser.add_argument("--failovers", action="store_true")
     parser.add_argument("--dir", default="/var/tmp")
     parser.add_argument("--bin", required=True)
     bench = parser.parse_args()
@@ -180,25 +212,44 @@ def main():
     agent = protect(bench, service, device)
     running = [service.process, agent]
     wait_for("the first point", service.epochs, running)
-    fio = churn(bench, device)
-    running.append(fio)
-    first = max(service.epochs())
-    wait_for("points under load", lambda: max(service.epochs()) >= first + 3, running)
-    looks, seen = look(service, bench.seconds, running)
-    fio.terminate()
-    written = json.loads((said := fio.communicate()[0])[said.index("{"):])["jobs"][0]["write"]["bw_bytes"] / 1e6
-    figures = judge(looks, seen, service.instants())
-    figures["written, MB/s"] = written
-    print(f"churn: {written:.1f} MB/s of {bench.rate}, interval {bench.interval} s, {bench.seconds} s")
-    for name in ("rpo", "from t0 to the intake", "from t0 to t0"):
-        values = figures[name]
-        print(f"{name + ', s':26} p50 {values['p50']:6.2f}   p99 {values['p99']:6.2f}   max {values['max']:6.2f}   of {values['count']}")
-    print(f"points that were not consistent: {figures['not consistent']}")
-    print(f"target: p99 of the RPO at most {TARGET:.0f} s: {'met' if figures['rpo']['p99'] <= TARGET else 'MISSED'}")
+    figures = {"alone": phase(bench, service, device, running)}
+    tell("alone", figures["alone"])
+    print(f"target: p99 of the RPO at most {TARGET:.0f} s: {'met' if figures['alone']['rpo']['p99'] <= TARGET else 'MISSED'}")
+    if bench.failovers:
+        failovers = Failovers(service)
+        figures["beside test failovers"] = phase(bench, service, device, running)
+        figures["failovers"] = spread(failovers.end())
+        tell("beside test failovers", figures["beside test failovers"])
+        print(f"test failovers: {figures['failovers']['count']}, median {figures['failovers']['p50']:.1f} s")
     if bench.json:
         with open(bench.json, "w") as file:
             json.dump(figures, file, indent=1)
     return 0
+
+
+def phase(bench, service, device, running):
+    """The figures of one load from its beginning to its end."""
+    fio = churn(bench, device)
+    running = [*running, fio]
+    first = max(service.epochs())
+    wait_for("points under load", lambda: max(service.epochs()) >= first + 3, running)
+    looks, seen = look(service, bench.seconds, running)
+    fio.terminate()
+    written = json.loads((said := fio.communicate()[0])[said.index("{"):])["jobs"][0]["write"]
+    figures = judge(looks, seen, service.instants())
+    figures["written, MB/s"] = written["bw_bytes"] / 1e6
+    of = {name: written["clat_ns"]["percentile"][f"{percent:.6f}"] / 1e6 for name, percent in (("p50", 50), ("p99", 99))}
+    figures["a write, ms"] = {**of, "max": written["clat_ns"]["max"] / 1e6, "count": written["total_ios"]}
+    return figures
+
+
+def tell(when, figures):
+    print(f"{when}: {figures['written, MB/s']:.1f} MB/s written")
+    for name in ("rpo", "from t0 to the intake", "from t0 to t0", "a write, ms"):
+        values = figures[name]
+        unit = "" if name.endswith("ms") else ", s"
+        print(f"{name + unit:26} p50 {values['p50']:6.2f}   p99 {values['p99']:6.2f}   max {values['max']:6.2f}   of {values['count']}")
+    print(f"points that were not consistent: {figures['not consistent']}")
 
 
 if __name__ == "__main__":
