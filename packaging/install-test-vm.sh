@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests in a virtual machine need: QEMU, and a disk image with Debian 12, the kernels of three Debian releases and a
-# boot loader, in target/vm. May be run again at any time: an image that was made by these very files is left alone, and nothing is asked.
+# Installs what the tests in a virtual machine need: QEMU, and disk images with Debian 12 and a boot loader, in target/vm: one with the
+# kernels of three Debian releases, and one with a database. May be run again at any time: images that were made by these very files are left alone, and nothing is asked.
 #
 #   packaging/install-test-vm.sh
 #
@@ -51,11 +51,13 @@ kernel_of() {
     rm -rf "$there"
 }
 
+# Debian 12, with these packages besides.
 system() {
-    local no=() path
+    local no=() path packages
+    printf -v packages ',%s' "$@"
+    packages=systemd-sysv,udev,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,kmod,zstd,iproute2,libcap2-bin,openssl,grub-pc-bin${packages%,}
     for path in doc locale man info; do no+=("--dpkgopt=path-exclude=/usr/share/$path/*"); done
-    bootstrap bookworm "$work/root" --variant=minbase "${no[@]}" \
-        --include=systemd-sysv,udev,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,kmod,zstd,iproute2,libcap2-bin,openssl,grub-pc-bin
+    bootstrap bookworm "$work/root" --variant=minbase "${no[@]}" "--include=$packages"
 }
 
 # What makes it a guest of the tests.
@@ -106,7 +108,11 @@ image() {
     for release in "${!kernels[@]}"; do kernel_of "$release" "${kernels[$release]}"; done
     settle >/dev/null
     disk "$work/base.img"
-    mv "$work/base.img" "$vm/base.img"
+    say "making a disk image with Debian 12 and PostgreSQL"
+    system postgresql
+    settle >/dev/null
+    disk "$work/database.img"
+    mv "$work/base.img" "$work/database.img" "$vm/"
     printf '%s\n' "$made" >"$vm/base.made"
 }
 

@@ -1,5 +1,5 @@
-//! A machine under load is tested for failover, dies, is failed over to a host that runs QEMU, goes on there, replicates, and comes
-//! back.
+//! A machine with a database under load is tested for failover, dies, is failed over to a host that runs QEMU, goes on there, replicates,
+//! and comes back.
 //!
 //! The machine at the target is reached as its administrator reaches it: by logging in on its console. Deliberately not here: what
 //! becomes of points, identities and jobs when something dies or is refused (`tests/service`).
@@ -17,46 +17,36 @@ use mobility_tests::scratch::{eventually, try_run};
 use serde_json::Value;
 
 use crate::{
+    database,
     guest_disk::differing,
     installed::{Installed, SOON, can_package, protected},
-    machine::{BOOT, HOST, MOMENT, base},
+    machine::{BOOT, HOST, MOMENT, base_with_database},
     shell::Shell,
 };
 
 /// Makes a console a line for commands: as in the image, but on the serial port.
 const CONSOLE_SHELL: &str = "sed 's#/dev/virtio-ports/test.shell#/dev/ttyS0#' /usr/local/lib/test-shell >/usr/local/lib/console-shell && \
     passwd -q -d root && sync";
-/// Adds a line to a file again and again, and notes in memory that it was made durable, and when.
-const LOAD: &str = "mkdir -p /srv/load && cat >/run/load <<'END'
-n=0
-while :; do
-    n=$((n + 1))
-    echo $n >>/srv/load/log
-    sync /srv/load/log
-    echo $n $EPOCHREALTIME >>/run/durable
-done
-END
-nohup bash /run/load >/dev/null 2>&1 &";
-/// Says how many lines there are, and fails where one is missing.
-const COUNT: &str = "n=$(wc -l </srv/load/log) && seq $n | cmp - /srv/load/log && echo $n";
 
 #[test]
 fn root_vm_a_machine_is_failed_over_and_comes_back() {
-    let (Some(base), Some(())) = (base(), can_package()) else { return };
+    let (Some(base), Some(())) = (base_with_database(), can_package()) else { return };
     let begin = Instant::now();
     let stage = |name: &str| eprintln!("{:4} s  {name}", begin.elapsed().as_secs());
     let mut guest = Installed::new(&base);
     with_places(&mut guest);
     let _ended = EndsWithTheTest(["lab", "home"].map(|name| place(&guest, name)));
     guest.machine.run(CONSOLE_SHELL);
+    database::with_script(&mut guest);
     guest.wait_for("protection", protected);
-    guest.machine.run(LOAD);
+    database::begin_load(&mut guest.machine);
     guest.next_point();
     stage("protected, under load");
     a_test_disturbs_nothing(&mut guest);
     stage("tested");
 
     let earlier = guest.next_point();
+    guest.machine.run_for("mobility-agent point --app-consistent", SOON);
     guest.next_point();
     let durable = durable(&guest.machine.run("cat /run/durable"));
     let (machine, image) = (guest.machine_id(), guest.scratch.path("at-failover"));
@@ -67,20 +57,24 @@ fn root_vm_a_machine_is_failed_over_and_comes_back() {
     let id = over["id"].as_str().unwrap().to_owned();
     let over = act(&guest, &id, &["change-point", "--point", earlier.listed["time"].as_str().unwrap()]);
     assert_eq!(over["chosen"]["id"], earlier.listed["id"]);
-    let (older, mut there) = holds_what_it_promises(&guest, &over, &durable);
-    assert!(older < newest, "{older} lines at the earlier point, {newest} at the newest");
+    let (oldest, _) = holds_what_it_promises(&guest, &over, &durable);
     stage("from an earlier point");
+    let over = act(&guest, &id, &["change-point", "--point", "latest-app-consistent"]);
+    assert_eq!(over["chosen"]["consistency"], "application");
+    let (older, mut there) = holds_what_it_promises(&guest, &over, &durable);
+    assert!(oldest < older && older < newest, "{oldest}, {older} and {newest} rows");
+    stage("from the point that the database was told of");
 
     let last = guest.points().into_iter().max_by_key(|point| point.listed["epoch"].as_u64()).unwrap();
     let last = guest.restore(&last, &image);
     act(&guest, &id, &["commit"]);
-    ask(&mut there, "echo written at the target >/srv/target && sync");
+    ask(&mut there, &database::adding("written at the target"));
     act(&guest, &id, &["reprotect"]);
     stage("protected again");
     only_differences_were_sent(&guest, &mut there, &last);
 
     // What is to be there after coming back is in a point that was asked for after it was written.
-    ask(&mut there, "echo shortly before coming back >/srv/before && sync");
+    ask(&mut there, &database::adding("shortly before coming back"));
     guest.service.admin(&["machine", "point", &machine]);
     let now = Timestamp::now();
     eventually("a point of it", SOON, || {
@@ -89,8 +83,8 @@ fn root_vm_a_machine_is_failed_over_and_comes_back() {
     });
     let back = start(&guest, &["--kind", "unplanned", "--to", "home"]);
     let mut home = log_in(&back);
-    let said = ask(&mut home, "cat /srv/target /srv/before && findmnt -no OPTIONS / | grep -o '^rw'");
-    assert_eq!(said, "written at the target\nshortly before coming back\nrw");
+    assert_eq!(ask(&mut home, database::WORDS), "written at the target\nshortly before coming back");
+    assert_eq!(database::held(|command| ask(&mut home, command)), older);
     act(&guest, &id, &["remove"]);
     assert!(is_empty(&guest, "lab"), "something is left of the machine at the target");
     stage("came back");
@@ -150,7 +144,7 @@ fn act(guest: &Installed, id: &str, arguments: &[&str]) -> Value {
     guest.service.admin(&[&["failover", arguments[0], id, "--wait"][..], &arguments[1..]].concat())
 }
 
-/// Which lines were durable, and when, in microseconds.
+/// Which rows were acknowledged, and when, in microseconds.
 fn durable(text: &str) -> Vec<(u64, i64)> {
     let line = |line: &str| {
         let (number, time) = line.split_once(' ')?;
@@ -159,15 +153,15 @@ fn durable(text: &str) -> Vec<(u64, i64)> {
     text.lines().filter_map(line).collect()
 }
 
-/// Demands that all lines are there that were durable before the point; how many there are, and the line to the machine.
+/// Demands that all rows are there that were acknowledged before the point; how many there are, and the line to the machine.
 #[track_caller]
 fn holds_what_it_promises(guest: &Installed, over: &Value, durable: &[(u64, i64)]) -> (u64, Shell) {
     let mut there = log_in(over);
-    let held: u64 = ask(&mut there, COUNT).parse().unwrap();
+    let held = database::held(|command| ask(&mut there, command));
     let time: Timestamp = over["chosen"]["time"].as_str().unwrap().parse().unwrap();
     let before = durable.iter().filter(|(_, at)| *at <= time.as_microsecond());
     let promised = before.map(|(number, _)| *number).max().unwrap_or(0);
-    assert!(promised > 0 && held >= promised, "{held} lines, and {promised} were durable: {over:#}");
+    assert!(promised > 0 && held >= promised, "{held} rows, and {promised} were acknowledged: {over:#}");
     // It must not go on with the identity of the machine: it is told to wait.
     let machine = guest.machine_id();
     let shown = guest.service.admin(&["machine", "show", &machine]);
@@ -184,7 +178,7 @@ fn over_generation(guest: &Installed) -> Option<u64> {
 fn a_test_disturbs_nothing(guest: &mut Installed) {
     let test = start(guest, &["--kind", "test", "--to", "lab", "--point", "latest-processed"]);
     let mut copy = log_in(&test);
-    assert!(ask(&mut copy, COUNT).parse::<u64>().unwrap() > 0);
+    assert!(database::held(|command| ask(&mut copy, command)) > 0);
     let port = guest.service.own_address().rsplit(':').next().unwrap().to_owned();
     let reach =
         format!("timeout 10 bash -c '</dev/tcp/{HOST}/{port}' 2>/dev/null && echo reached || echo cut off");
@@ -240,7 +234,8 @@ fn log_in(over: &Value) -> Shell {
 /// What a command prints that has to succeed.
 #[track_caller]
 fn ask(shell: &mut Shell, command: &str) -> String {
-    let answer = shell.ask(command, MOMENT).unwrap_or_else(|| panic!("no answer: {command}"));
+    // A database that looks at all it has takes more than a moment.
+    let answer = shell.ask(command, SOON).unwrap_or_else(|| panic!("no answer: {command}"));
     assert_eq!(answer.code, 0, "{command}\n{}", answer.printed);
     answer.printed.trim_end().to_owned()
 }

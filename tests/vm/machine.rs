@@ -30,7 +30,18 @@ pub(crate) const MOMENT: Duration = Duration::from_secs(60);
 /// The disk image that `packaging/install-test-vm.sh` makes; the test is skipped or fails where it is lacking.
 #[track_caller]
 pub(crate) fn base() -> Option<PathBuf> {
-    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/vm/base.img");
+    image("base.img")
+}
+
+/// The one with PostgreSQL in it.
+#[track_caller]
+pub(crate) fn base_with_database() -> Option<PathBuf> {
+    image("database.img")
+}
+
+#[track_caller]
+fn image(name: &str) -> Option<PathBuf> {
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/vm").join(name);
     let find = || {
         if !rustix::process::geteuid().is_root() {
             return Err("this is not root".to_owned());
