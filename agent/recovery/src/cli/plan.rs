@@ -191,8 +191,7 @@ fn plans(place: &Place) -> Result<()> {
         ("MACHINES", Align::Right),
         ("DESCRIPTION", Align::Left),
     ];
-    let row =
-        |plan: &Value| ["name", "groups", "machines", "description"].map(|name| text(&plan[name]));
+    let row = |plan: &Value| ["name", "groups", "machines", "description"].map(|name| text(&plan[name]));
     place.show(&answer, head, "plans", row)
 }
 
@@ -226,7 +225,10 @@ fn begin(run: &Run) -> Result<Outcome> {
     if run.wait {
         return watch(place, &service, &id);
     }
-    place.say(&answer, &format!("run {id} of plan '{name}' was begun: `plan watch {id}` shows how far it is"))?;
+    place.say(
+        &answer,
+        &format!("run {id} of plan '{name}' was begun: `plan watch {id}` shows how far it is"),
+    )?;
     Ok(Outcome::Done)
 }
 

@@ -28,8 +28,14 @@ pub(super) fn render(report: &Value) -> String {
         text(&report["phase"])
     )
     .ok();
-    writeln!(out, "asked {}, {} of {} machines up", text(&report["asked"]), report["machines_up"], machines.len())
-        .ok();
+    writeln!(
+        out,
+        "asked {}, {} of {} machines up",
+        text(&report["asked"]),
+        report["machines_up"],
+        machines.len()
+    )
+    .ok();
     writeln!(
         out,
         "RTO {}, RPO {}, from the oldest point to the newest {}",
@@ -124,9 +130,10 @@ pub(super) fn current(run: &Value) -> String {
     let mut line = format!("group {}: {}", step["group"], what(step));
     if matches!(step["step"].as_str(), Some("fail-over" | "commit" | "cancel")) {
         let of = |machine: &&Value| machine["group"] == step["group"];
-        let states = list(run, "machines").iter().filter(of).map(|machine| {
-            format!("{} {}", text(&machine["name"]), text(&machine["phase"]))
-        });
+        let states = list(run, "machines")
+            .iter()
+            .filter(of)
+            .map(|machine| format!("{} {}", text(&machine["name"]), text(&machine["phase"])));
         write!(line, ": {}", states.collect::<Vec<_>>().join(", ")).ok();
     }
     line
@@ -138,7 +145,10 @@ fn what(step: &Value) -> String {
         Some("script") => format!("script {}", text(&step["script"])),
         Some("manual") => {
             let line = text(&step["text"]);
-            format!("manual: {}", line.lines().next().unwrap_or_default().chars().take(40).collect::<String>())
+            format!(
+                "manual: {}",
+                line.lines().next().unwrap_or_default().chars().take(40).collect::<String>()
+            )
         }
         Some("fail-over") => "fail over".to_owned(),
         Some("cancel") => "undo".to_owned(),

@@ -107,7 +107,9 @@ pub(super) async fn begin(
 ) -> Answer<Json<Value>> {
     let plan = plans::find(&service, &name).await?;
     if asked.skip_manual && asked.kind != Kind::Test {
-        return Err(Refusal::bad("manual steps are left out of tests alone: confirm them with `plan confirm`"));
+        return Err(Refusal::bad(
+            "manual steps are left out of tests alone: confirm them with `plan confirm`",
+        ));
     }
     let point = checked_point(asked.point, &plan)?;
     let members = members(&service, &plan, asked.place).await?;
@@ -144,8 +146,8 @@ async fn members(service: &Service, plan: &Plan, place: Option<String>) -> Answe
     for (group, number) in plan.groups.iter().zip(1..) {
         for machine in known.by_ref().take(group.machines.len()) {
             let place = failovers::place_of(service, machine.id, place.clone()).await;
-            let place =
-                place.map_err(|err| Refusal { message: format!("{}: {}", machine.name, err.message), ..err })?;
+            let place = place
+                .map_err(|err| Refusal { message: format!("{}: {}", machine.name, err.message), ..err })?;
             members.push(Member::new(machine.id, machine.name, number, place));
         }
     }
@@ -163,7 +165,8 @@ async fn check_scripts(service: &Service, plan: &Plan) -> Answer<()> {
             )),
         };
     };
-    let check = move |_: &_| match scripts.iter().try_for_each(|name| find_script(&directory, name).map(drop)) {
+    let check = move |_: &_| match scripts.iter().try_for_each(|name| find_script(&directory, name).map(drop))
+    {
         Ok(()) => Ok(()),
         Err(failure) => Err(Refusal::bad(format!("{}: {}", failure.problem, failure.hint))),
     };

@@ -263,7 +263,9 @@ impl PlanRun {
             Action::Confirm => phase == Phase::Waiting,
             Action::Resume => phase == Phase::Failed,
             Action::Skip => phase == Phase::Failed && then == Phase::Ready,
-            Action::Cancel => then != Phase::Committed && !self.is_settled() && !(undoing && phase == Phase::Running),
+            Action::Cancel => {
+                then != Phase::Committed && !self.is_settled() && !(undoing && phase == Phase::Running)
+            }
             Action::Commit => phase == Phase::Ready && self.kind != Kind::Test,
         };
         let problem = match action {

@@ -52,10 +52,7 @@ async fn begin(service: &Arc<Service>, running: &mut tokio::task::JoinSet<()>) -
             running.spawn(async move {
                 let runner = Runner { service, by, stop: Arc::default() };
                 if let Err(err) = runner.work(&id).await {
-                    tracing::error!(
-                        run = id,
-                        "a plan run stands still until it can be claimed again: {err}"
-                    );
+                    tracing::error!(run = id, "a plan run stands still until it can be claimed again: {err}");
                 }
             });
         }

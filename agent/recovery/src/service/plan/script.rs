@@ -107,9 +107,8 @@ pub(crate) fn find(directory: &Path, name: &str) -> Result<PathBuf, Failure> {
 pub(super) fn run(script: &Script, stop: &AtomicBool) -> Result<(End, String), Failure> {
     let begin = Instant::now();
     let hint = "mend that, and resume";
-    let failed = |what: &str, err: &io::Error| {
-        Failure::new(format!("{} {what}: {err}", script.path.display()), hint)
-    };
+    let failed =
+        |what: &str, err: &io::Error| Failure::new(format!("{} {what}: {err}", script.path.display()), hint);
     let note = match lock(script, begin, stop).map_err(|err| failed("cannot be given its input", &err))? {
         Held::Ours(note) => note,
         Held::Stopped => return Ok((End::Stopped, String::new())),
@@ -153,7 +152,8 @@ enum Held {
 fn lock(script: &Script, begin: Instant, stop: &AtomicBool) -> io::Result<Held> {
     script.note.parent().map_or(Ok(()), private_file::directory)?;
     loop {
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
+        let options =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).clone();
         let mut note = options.open(&script.note)?;
         match note.try_lock() {
             // Removed by who held it before.

@@ -47,7 +47,9 @@ impl From<DatabaseError> for Outcome {
 /// Does a step.
 pub(super) async fn run(runner: &Runner, run: &mut PlanRun, step: &Step) -> Outcome {
     let done = match &step.work {
-        Work::Script { when, script, limit_s } => run_script(runner, run, step, *when, script, *limit_s).await,
+        Work::Script { when, script, limit_s } => {
+            run_script(runner, run, step, *when, script, *limit_s).await
+        }
         Work::Manual { .. } if run.skip_manual => Ok("not waited for, as was asked".to_owned()),
         Work::Manual { text, .. } => Err(Outcome::Waits(text.clone())),
         Work::FailOver => drive(runner, run, step.group, Goal::Up).await,
@@ -101,12 +103,8 @@ fn what_came(run: &PlanRun, group: usize, goal: Goal, count: usize) -> Result<St
     let Some((first, trouble)) = troubled.first() else {
         return Ok(format!("{count} of {count} machines are {what}"));
     };
-    let problem = format!(
-        "{} of {count} machines are not {what}: {}: {}",
-        troubled.len(),
-        first.name,
-        trouble.problem
-    );
+    let problem =
+        format!("{} of {count} machines are not {what}: {}: {}", troubled.len(), first.name, trouble.problem);
     Err(Outcome::Failed(Failure::new(problem, format!("{}: {}", first.name, trouble.hint))))
 }
 

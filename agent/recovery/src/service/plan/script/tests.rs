@@ -32,7 +32,8 @@ fn a_program_gets_its_variables_and_its_input_and_nothing_of_ours() {
     let (_dir, path) = with("cat; env | sort | grep -v ^PWD; echo to stderr >&2; exit 3");
     let (end, output) = run(&script(&path, LONG), &AtomicBool::new(false)).unwrap();
     assert!(matches!(end, End::Badly(how) if how == "it ended with exit code 3"));
-    let lines: Vec<_> = output.lines().filter(|line| !line.starts_with("_=") && !line.starts_with("SHLVL")).collect();
+    let lines: Vec<_> =
+        output.lines().filter(|line| !line.starts_with("_=") && !line.starts_with("SHLVL")).collect();
     let path_line = format!("PATH={PATH}");
     assert_eq!(lines, ["{\"machines\":[]}", "LANG=C.UTF-8", &path_line, "RECOVERY_PLAN=shop", "to stderr"]);
     assert!(fs::read_dir(path.with_file_name("notes")).unwrap().next().is_none(), "its input is left over");
@@ -42,7 +43,10 @@ fn a_program_gets_its_variables_and_its_input_and_nothing_of_ours() {
 fn what_it_prints_is_kept_as_far_as_its_end() {
     let (_dir, path) = with("head -c 3000000 /dev/zero | tr '\\0' x; printf '\\033[31mthe end'");
     let (end, output) = run(&script(&path, LONG), &AtomicBool::new(false)).unwrap();
-    assert!(matches!(end, End::Done) && output.len() < MOST_OUTPUT && output.ends_with("x[31mthe end"), "{output}");
+    assert!(
+        matches!(end, End::Done) && output.len() < MOST_OUTPUT && output.ends_with("x[31mthe end"),
+        "{output}"
+    );
 }
 
 #[test]
