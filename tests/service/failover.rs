@@ -80,7 +80,7 @@ impl Failover<'_> {
 
 /// Demands that the images of a failover are what the disks held.
 #[track_caller]
-fn images_are(shown: &Value, agent: &Agent, held: &[Vec<u8>]) {
+pub(crate) fn images_are(shown: &Value, agent: &Agent, held: &[Vec<u8>]) {
     let disks = shown["disks"].as_array().unwrap();
     assert_eq!(disks.len(), held.len(), "{shown:#}");
     for (disk, content) in agent.disks.iter().zip(held) {
@@ -91,7 +91,7 @@ fn images_are(shown: &Value, agent: &Agent, held: &[Vec<u8>]) {
 }
 
 /// The directory that the images of a failover are in.
-fn directory(shown: &Value) -> PathBuf {
+pub(crate) fn directory(shown: &Value) -> PathBuf {
     Path::new(shown["disks"][0]["path"].as_str().unwrap()).parent().unwrap().to_owned()
 }
 

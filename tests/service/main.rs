@@ -19,6 +19,8 @@ mod grants;
 mod kills;
 mod losses;
 mod openapi;
+mod plan_site;
+mod plans;
 mod quota;
 mod rig;
 mod sessions;

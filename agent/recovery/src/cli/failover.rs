@@ -49,7 +49,7 @@ pub(super) enum Command {
 
 /// Why.
 #[derive(Clone, Copy, ValueEnum)]
-enum Kind {
+pub(super) enum Kind {
     /// To see that it works, on a network of its own, while the machine goes on
     Test,
     /// Because the machine is gone

@@ -142,7 +142,11 @@ impl One {
 
 /// The id of the one machine that is meant: by its id, the beginning of its id, or its name.
 pub(super) fn find(service: &Service, wanted: &str) -> Result<String> {
-    let machines = all(service)?;
+    find_in(&all(service)?, wanted)
+}
+
+/// The same among machines that are known.
+pub(super) fn find_in(machines: &[Value], wanted: &str) -> Result<String> {
     let is = |machine: &&Value| {
         let id = text(&machine["id"]);
         machine["name"] == wanted || (!wanted.is_empty() && id.starts_with(wanted))
@@ -157,7 +161,8 @@ pub(super) fn find(service: &Service, wanted: &str) -> Result<String> {
     }
 }
 
-fn all(service: &Service) -> Result<Vec<Value>> {
+/// All machines.
+pub(super) fn all(service: &Service) -> Result<Vec<Value>> {
     service.all(&["machines"], &[], "machines")
 }
 

@@ -12,6 +12,8 @@ mod manual;
 mod mount;
 mod network;
 mod open;
+mod plan;
+mod plan_report;
 mod point;
 mod points;
 mod policy;
@@ -82,6 +84,11 @@ enum Command {
         #[command(subcommand)]
         command: failover::Command,
     },
+    /// Several machines in ordered groups, failed over by one command
+    Plan {
+        #[command(subcommand)]
+        command: plan::Command,
+    },
     /// Which network of the target stands for which of the source
     Network {
         #[command(subcommand)]
@@ -136,6 +143,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Policy { command } => policy::run(&command),
         Command::Point { command } => point::run(&command),
         Command::Failover { command } => failover::run(&command),
+        Command::Plan { command } => plan::run(&command),
         Command::Network { command } => network::run(&command),
         Command::Export { command } => export::run(&command),
         Command::Mount(arguments) => mount::run(&arguments),

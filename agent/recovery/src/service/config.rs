@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::{
     failover::{self, Place},
     places::{Places, Tables},
+    plan,
 };
 
 /// Where everything lies, unless it is said.
@@ -82,6 +83,7 @@ struct File {
     limits: Limits,
     storage: Tables,
     failover: BTreeMap<String, failover::Table>,
+    plans: plan::Table,
 }
 
 #[derive(Default, Deserialize)]
@@ -115,6 +117,8 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     /// Where machines can be failed over to, by name.
     pub(crate) failover: BTreeMap<String, Place>,
+    /// What plans go by.
+    pub(crate) plans: plan::Settings,
 }
 
 /// Which database.
@@ -155,6 +159,7 @@ impl Settings {
         Ok(Settings {
             secrets: file.secrets.unwrap_or_else(|| data.clone()),
             places: Places::new(file.storage, &data.join(STORAGE))?,
+            plans: plan::settings(file.plans, &data)?,
             data,
             listen: options
                 .listen
@@ -261,6 +266,8 @@ mod tests {
             ("database = 'mysql://a'", "postgres://"),
             ("webhook = 'ftp://a'", "http or https"),
             ("listen = 'everywhere'", "line 1"),
+            ("[plans]\nscripts = 'plan-scripts'", "slash"),
+            ("[plans]\nmachines-at-once = 65", "from 1 to 64"),
         ];
         for (text, hint) in refused {
             let problem = settings(text).err().map(|err| err.to_string()).unwrap_or_default();

@@ -6,6 +6,7 @@
 //!                                        where it is to run when it is failed over
 //! service/policies/<name>/<version>      a policy
 //! service/networks/<number>              which network stands for which
+//! service/plans/<name>/<number>          a recovery plan
 //! ```
 //!
 //! The database says what is so. A change in it raises a number, and what is so then is stored under that number, once; the
@@ -20,7 +21,13 @@ use mobility_format::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{database::essential, failover::Gate, refusal::Answer, state::Service};
+use super::{
+    database::{ChangedPlan, essential},
+    failover::Gate,
+    plan::Plan,
+    refusal::Answer,
+    state::Service,
+};
 use crate::{
     StorageError,
     records::Record,
@@ -34,6 +41,8 @@ const MACHINES: &str = "service/machines";
 const POLICIES: &str = "service/policies";
 /// Where network mappings are.
 const NETWORKS: &str = "service/networks";
+/// Where recovery plans are.
+const PLANS: &str = "service/plans";
 /// How many facts and policies are stored in one go.
 const MOST: u32 = 256;
 
@@ -86,6 +95,17 @@ impl Record for StoredNetworks {
     const MAGIC: Magic = Magic(*b"\x89MOBNET\n");
 }
 
+/// A plan as it is stored, or that it was removed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StoredPlan {
+    pub(crate) name: String,
+    pub(crate) plan: Option<Plan>,
+}
+
+impl Record for StoredPlan {
+    const MAGIC: Magic = Magic(*b"\x89MOBPLN\n");
+}
+
 /// The machines of which there are facts.
 pub(crate) fn machines(stores: &Stores) -> Result<Vec<MachineId>, StorageError> {
     Ok(stores.target().folders(MACHINES)?.iter().filter_map(|name| name.parse().ok()).collect())
@@ -114,6 +134,17 @@ pub(crate) fn policies(stores: &Stores) -> Result<Vec<Policy>, StorageError> {
 pub(crate) fn networks(stores: &Stores) -> Result<(Vec<NetworkMapping>, u64), StorageError> {
     let (stored, highest) = newest::<StoredNetworks>(stores.target(), NETWORKS)?;
     Ok((stored.unwrap_or_default().mappings, highest))
+}
+
+/// All plans, each in its newest version that can be read, with the highest number that was used for it.
+pub(crate) fn plans(stores: &Stores) -> Result<Vec<ChangedPlan>, StorageError> {
+    let mut plans = Vec::new();
+    for name in stores.target().folders(PLANS)? {
+        let (stored, number) = newest::<StoredPlan>(stores.target(), &format!("{PLANS}/{name}"))?;
+        let plan = stored.filter(|stored| stored.name == name).and_then(|stored| stored.plan);
+        plans.push(ChangedPlan { name, number, plan });
+    }
+    Ok(plans)
 }
 
 fn newest<T: Record>(objects: &dyn Objects, folder: &str) -> Result<(Option<T>, u64), StorageError> {
@@ -172,6 +203,7 @@ pub(crate) async fn store_due(service: &Service) -> Answer<()> {
         service.database.note_policy_stored(&name, version).await?;
     }
     store_networks(service).await?;
+    store_plans(service).await?;
     for machine in service.database.facts_to_store(MOST).await? {
         store(service, machine).await?;
     }
@@ -192,6 +224,37 @@ pub(crate) async fn store_networks_now(service: &Service) {
         tracing::warn!(
             "changed network mappings are in the database alone until storage can be written again"
         );
+    }
+}
+
+/// Stores plans that have changed. Of one that was removed nothing remains, once it is known that nothing older comes back.
+async fn store_plans(service: &Service) -> Answer<()> {
+    for ChangedPlan { name, number, plan } in service.database.plans_to_store(MOST).await? {
+        let stored = StoredPlan { name: name.clone(), plan };
+        let work = move |stores: &Stores| {
+            let folder = format!("{PLANS}/{}", stored.name);
+            put(stores.target(), &folder, number, &stored)?;
+            if stored.plan.is_none() {
+                let mut old = numbers(stores.target(), &folder)?;
+                old.retain(|old| *old <= number);
+                let old: Vec<String> = old.iter().map(|old| numbered(&folder, *old)).collect();
+                // One after the other: what says that it was removed goes last.
+                for key in old {
+                    stores.target().remove(&[key])?;
+                }
+            }
+            Ok(())
+        };
+        service.blocking(work).await?;
+        service.database.note_plan_stored(&name, number).await?;
+    }
+    Ok(())
+}
+
+/// As [`store_due`] for a plan that was just changed.
+pub(crate) async fn store_plans_now(service: &Service) {
+    if store_plans(service).await.is_err() {
+        tracing::warn!("a changed plan is in the database alone until storage can be written again");
     }
 }
 

@@ -20,6 +20,7 @@ mod heads;
 mod listen;
 mod open_files;
 mod places;
+mod plan;
 mod private_file;
 mod processor;
 mod refusal;

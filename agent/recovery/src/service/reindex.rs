@@ -1,5 +1,5 @@
 //! Rebuilds the database from what is stored: machines with their keys, generations, heads and target settings, policies,
-//! revocations, pins and network mappings.
+//! revocations, pins, network mappings and recovery plans.
 //!
 //! An agent that was enrolled goes on without comparing anything: its certificate is signed by the authority, which is not in
 //! the database, and its head is the newest manifest. What is lost are tokens, commands that were not carried out and the
@@ -57,13 +57,17 @@ async fn run(settings: &Settings) -> Result<Reindexed, ServeError> {
     }
     let stores = settings.places.open(false)?.stores;
     let (of, mut done) = (stores.clone(), Reindexed::default());
-    let listed = blocking(move || Ok((facts::policies(&of)?, machines(&of)?, facts::networks(&of)?))).await?;
+    let listed = blocking(move || {
+        Ok((facts::policies(&of)?, machines(&of)?, facts::networks(&of)?, facts::plans(&of)?))
+    });
+    let listed = listed.await?;
     for policy in &listed.0 {
         database.restore_policy(policy).await.map_err(written())?;
     }
     database.keep_policy(&admin::first_policy()).await.map_err(written())?;
     let (mappings, number) = listed.2;
     database.restore_networks(&mappings, number).await.map_err(written())?;
+    database.restore_plans(&listed.3).await.map_err(written())?;
     for machine in listed.1 {
         let of = stores.clone();
         let (found, points, problem) = blocking(move || Ok(look(&of, machine))).await?;

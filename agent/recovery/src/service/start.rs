@@ -29,7 +29,7 @@ use super::{
     granting::Granting,
     listen, open_files,
     places::Opened,
-    private_file,
+    plan, private_file,
     processor::{self, Gaps, Intakes},
     reindex,
     secret::{self, Recognised, Sealer},
@@ -151,6 +151,7 @@ async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), Serv
     tasks.spawn(processor::run(service.clone(), settings.workers));
     tasks.spawn(processor::watch::run(service.clone()));
     tasks.spawn(failover::run(service.clone()));
+    tasks.spawn(plan::run(service.clone()));
     tasks.spawn(keep_certificate(service.clone(), own, names, stop.clone()));
     if let Some(webhook) = &settings.webhook {
         let client = reqwest::Client::builder().build().map_err(failed("set up the webhook"))?;
@@ -180,6 +181,7 @@ pub(super) async fn open_database(settings: &Settings) -> Result<(Database, Opti
             let database = open(&path.display().to_string()).await?;
             database.drop_claims().await.map_err(failed("write the database"))?;
             database.drop_failover_claims().await.map_err(failed("write the database"))?;
+            database.drop_plan_run_claims().await.map_err(failed("write the database"))?;
             Ok((database, Some(alone)))
         }
         Place::Server(_) => Ok((open("PostgreSQL").await?, None)),
@@ -248,6 +250,7 @@ fn assemble(
         gaps: Gaps::default(),
         patience: settings.patience,
         failover: settings.failover.clone(),
+        plans: settings.plans.clone(),
         counters: super::state::Counters::default(),
         standings: std::sync::Mutex::default(),
     }))

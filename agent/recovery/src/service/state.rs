@@ -23,6 +23,7 @@ use super::{
     export::{Kept, Shelf},
     failover::Place,
     granting::Granting,
+    plan,
     processor::{Gaps, Intakes},
     refusal::{Answer, Refusal},
     secret::{Recognised, Sealer},
@@ -73,6 +74,8 @@ pub(crate) struct Service {
     pub(crate) patience: Duration,
     /// Where machines can be failed over to, by name.
     pub(crate) failover: BTreeMap<String, Place>,
+    /// What plans go by here.
+    pub(crate) plans: plan::Settings,
     pub(crate) counters: Counters,
     pub(crate) standings: Mutex<HashMap<MachineId, (Instant, Standing)>>,
 }

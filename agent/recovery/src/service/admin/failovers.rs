@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Administrator;
 use crate::service::{
     api::{InPath, InQuery, Read},
-    database::{EventKind, Kept},
+    database::{DatabaseError, EventKind, Kept},
     failover::{Action, Failover, Kind},
     refusal::{Answer, Refusal},
     secret,
@@ -84,19 +84,26 @@ pub(super) async fn begin(
 ) -> Answer<Json<Value>> {
     let machine =
         service.database.machine(wanted.machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
-    let settled = service.database.target(machine.id).await?.and_then(|target| target.place);
-    let place = the_place(&service, wanted.place.or(settled))?;
+    let place = place_of(&service, machine.id, wanted.place).await?;
     let point = checked_point(wanted.point.unwrap_or_else(|| "latest".to_owned()))?;
     let id = secret::hex(&secret::random::<8>()?);
     let failover = Failover::new(id, (machine.id, machine.name), wanted.kind, place, point);
-    if !service.database.add_failover(&failover).await? {
+    if !add(&service, &failover).await? {
         let problem = "the machine is being failed over already: cancel or commit that failover first";
         return Err(Refusal::new(ErrorCode::Conflict, problem));
     }
-    let kind = if wanted.kind == Kind::Test { "a test failover" } else { "a failover" };
-    let message = format!("{kind} to {} was asked for: {}", failover.place, failover.id);
-    service.event(EventKind::Failover, Some(machine.id), message).await;
     Ok(Json(json!(Shown::from(Kept { failover, asked: None }))))
+}
+
+/// Begins a failover, unless the machine has one already of which nobody has said what becomes of it.
+pub(in crate::service) async fn add(service: &Service, failover: &Failover) -> Result<bool, DatabaseError> {
+    if !service.database.add_failover(failover).await? {
+        return Ok(false);
+    }
+    let kind = if failover.kind == Kind::Test { "a test failover" } else { "a failover" };
+    let message = format!("{kind} to {} was asked for: {}", failover.place, failover.id);
+    service.event(EventKind::Failover, Some(failover.machine), message).await;
+    Ok(true)
 }
 
 pub(super) async fn act(
@@ -119,6 +126,16 @@ pub(super) async fn act(
     Ok(Json(json!({ "failover": id, "asked": action })))
 }
 
+/// Where a machine is failed over to: where it is said, or its target settings say, or there is nothing else.
+pub(super) async fn place_of(
+    service: &Service,
+    machine: MachineId,
+    wanted: Option<String>,
+) -> Answer<String> {
+    let settled = service.database.target(machine).await?.and_then(|target| target.place);
+    the_place(service, wanted.or(settled))
+}
+
 fn the_place(service: &Service, wanted: Option<String>) -> Answer<String> {
     let names = || service.failover.keys().cloned().collect::<Vec<_>>().join(", ");
     match wanted {
@@ -136,7 +153,7 @@ fn the_place(service: &Service, wanted: Option<String>) -> Answer<String> {
     }
 }
 
-fn checked_point(point: String) -> Answer<String> {
+pub(super) fn checked_point(point: String) -> Answer<String> {
     match point.len() <= MOST_POINT && !point.is_empty() {
         true => Ok(point),
         false => Err(Refusal::bad(format!("a point is named by up to {MOST_POINT} characters"))),

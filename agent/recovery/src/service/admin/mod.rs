@@ -1,14 +1,16 @@
-//! What administrators ask: tokens, machines, disks, points, exports, failovers, policies, target settings, network mappings and events,
-//! below `/v1/admin`, and figures at `/metrics`.
+//! What administrators ask: tokens, machines, disks, points, exports, failovers, plans, policies, target settings, network mappings and
+//! events, below `/v1/admin`, and figures at `/metrics`.
 //!
 //! One credential allows all of it. Deliberately not here: what agents ask (`api`).
 
 mod disks;
 mod exports;
-mod failovers;
+pub(super) mod failovers;
 mod machines;
 mod metrics;
 mod networks;
+mod plan_runs;
+mod plans;
 mod points;
 mod policies;
 pub(super) mod targets;
@@ -42,7 +44,7 @@ const EVENTS: u32 = 100;
 const MOST_EVENTS: u32 = 10_000;
 
 /// What administrators ask.
-pub(super) const ROUTES: [Route; 32] = [
+pub(super) const ROUTES: [Route; 41] = [
     (GET, "/v1/admin/tokens", |by| on(by, tokens::list)),
     (POST, "/v1/admin/tokens", |by| on(by, tokens::create)),
     (DELETE, "/v1/admin/tokens/{id}", |by| on(by, tokens::revoke)),
@@ -70,6 +72,15 @@ pub(super) const ROUTES: [Route; 32] = [
     (POST, "/v1/admin/failovers", |by| on(by, failovers::begin)),
     (GET, "/v1/admin/failovers/{id}", |by| on(by, failovers::show)),
     (POST, "/v1/admin/failovers/{id}/actions", |by| on(by, failovers::act)),
+    (GET, "/v1/admin/plans", |by| on(by, plans::list)),
+    (GET, "/v1/admin/plans/{name}", |by| on(by, plans::show)),
+    (PUT, "/v1/admin/plans/{name}", |by| on(by, plans::set)),
+    (DELETE, "/v1/admin/plans/{name}", |by| on(by, plans::remove)),
+    (POST, "/v1/admin/plans/{name}/runs", |by| on(by, plan_runs::begin)),
+    (GET, "/v1/admin/plan-runs", |by| on(by, plan_runs::list)),
+    (GET, "/v1/admin/plan-runs/{id}", |by| on(by, plan_runs::show)),
+    (POST, "/v1/admin/plan-runs/{id}/actions", |by| on(by, plan_runs::act)),
+    (GET, "/v1/admin/plan-runs/{id}/report", |by| on(by, plan_runs::report)),
     (GET, "/v1/admin/policies", |by| on(by, policies::list)),
     (GET, "/v1/admin/policies/{name}", |by| on(by, policies::show)),
     (PUT, "/v1/admin/policies/{name}", |by| on(by, policies::set)),

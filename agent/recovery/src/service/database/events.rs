@@ -40,6 +40,10 @@ pub(crate) enum Kind {
     PointsRemoved,
     Failover,
     FailoverFailed,
+    PlansChanged,
+    PlanRun,
+    PlanRunWaits,
+    PlanRunFailed,
     Exported,
     ExportEnded,
 }
@@ -70,6 +74,10 @@ impl Kind {
             Kind::PointsRemoved => "points-removed",
             Kind::Failover => "failover",
             Kind::FailoverFailed => "failover-failed",
+            Kind::PlansChanged => "plans-changed",
+            Kind::PlanRun => "plan-run",
+            Kind::PlanRunWaits => "plan-run-waits",
+            Kind::PlanRunFailed => "plan-run-failed",
             Kind::Exported => "exported",
             Kind::ExportEnded => "export-ended",
         }
@@ -87,6 +95,8 @@ impl Kind {
                 | Kind::QuotaExceeded
                 | Kind::QuotaKept
                 | Kind::FailoverFailed
+                | Kind::PlanRunWaits
+                | Kind::PlanRunFailed
         )
     }
 }

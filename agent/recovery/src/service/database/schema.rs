@@ -7,7 +7,7 @@ use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result};
 
-const STEPS: [&[&str]; 4] = [FIRST, SECOND, THIRD, FOURTH];
+const STEPS: [&[&str]; 5] = [FIRST, SECOND, THIRD, FOURTH, FIFTH];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE policies (
@@ -143,6 +143,29 @@ const FOURTH: &[&str] = &[
         expires BIGINT NOT NULL,
         body TEXT NOT NULL)",
     "CREATE INDEX exports_of ON exports (machine, expires)",
+];
+
+/// Recovery plans, each under the number of its last change, without a body once it was removed; and plan runs, each with all that is
+/// known of it as its body.
+const FIFTH: &[&str] = &[
+    "CREATE TABLE plans (
+        name TEXT PRIMARY KEY,
+        number BIGINT NOT NULL,
+        stored BIGINT NOT NULL DEFAULT 0,
+        body TEXT)",
+    "CREATE TABLE plan_runs (
+        id TEXT PRIMARY KEY,
+        plan TEXT NOT NULL,
+        created BIGINT NOT NULL,
+        scripts BIGINT NOT NULL,
+        busy BIGINT NOT NULL,
+        settled BIGINT NOT NULL DEFAULT 0,
+        asked TEXT,
+        claimed_by TEXT,
+        claimed_until BIGINT NOT NULL DEFAULT 0,
+        body TEXT NOT NULL)",
+    "CREATE INDEX plan_runs_of ON plan_runs (plan, created)",
+    "CREATE INDEX plan_runs_busy ON plan_runs (busy, claimed_until)",
 ];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.

@@ -17,5 +17,6 @@ mod steps;
 
 pub(crate) use gate::{Gate, Held, Passage};
 pub(crate) use place::{Place, Table, place};
-pub(crate) use record::{Action, Failover, Kind, Phase};
+pub(crate) use provider::Failure;
+pub(crate) use record::{Action, Chosen, Failover, Kind, Line, NotNow, Phase, Written};
 pub(super) use run::run;

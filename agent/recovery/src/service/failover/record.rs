@@ -176,6 +176,13 @@ pub(crate) struct Failover {
 #[error("{0}")]
 pub(crate) struct NotNow(String);
 
+impl NotNow {
+    /// Why.
+    pub(crate) fn new(why: impl Into<String>) -> NotNow {
+        NotNow(why.into())
+    }
+}
+
 impl Failover {
     /// What was asked for, with all steps before it.
     pub(crate) fn new(
