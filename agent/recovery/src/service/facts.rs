@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! service/machines/<machine>/<number>    who and what it is, its policy, whether it was revoked, which points are pinned,
-//!                                        where it is to run when it is failed over
+//!                                        where it is to run when it is failed over, how far its failovers are
 //! service/policies/<name>/<version>      a policy
 //! service/networks/<number>              which network stands for which
 //! ```
@@ -20,7 +20,12 @@ use mobility_format::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{database::essential, failover::Gate, refusal::Answer, state::Service};
+use super::{
+    database::essential,
+    failover::{Failover, Gate},
+    refusal::Answer,
+    state::Service,
+};
 use crate::{
     StorageError,
     records::Record,
@@ -60,6 +65,9 @@ pub(crate) struct MachineFacts {
     /// What somebody said of where it is to run when it is failed over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<TargetSettings>,
+    /// Its failovers of which something is left somewhere, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failovers: Vec<Failover>,
 }
 
 impl Record for MachineFacts {
@@ -216,6 +224,7 @@ async fn store(service: &Service, machine: MachineId) -> Answer<()> {
         pins: service.database.pins(machine).await?,
         inventory: known.inventory.as_ref().map(essential),
         target: service.database.target(machine).await?.filter(|target| *target != TargetSettings::default()),
+        failovers: service.database.failovers_to_store(machine).await?,
     };
     service
         .blocking(move |stores| put(stores.target(), &format!("{MACHINES}/{machine}"), number, &facts))
@@ -250,6 +259,7 @@ mod tests {
             pins: pins.to_vec(),
             inventory: None,
             target: None,
+            failovers: Vec::new(),
         }
     }
 

@@ -13,6 +13,7 @@ use super::Administrator;
 use crate::service::{
     api::{InPath, InQuery, Read},
     database::{EventKind, Kept},
+    facts,
     failover::{Action, Failover, Kind},
     refusal::{Answer, Refusal},
     secret,
@@ -93,6 +94,7 @@ pub(super) async fn begin(
         let problem = "the machine is being failed over already: cancel or commit that failover first";
         return Err(Refusal::new(ErrorCode::Conflict, problem));
     }
+    facts::store_now(&service, machine.id).await;
     let kind = if wanted.kind == Kind::Test { "a test failover" } else { "a failover" };
     let message = format!("{kind} to {} was asked for: {}", failover.place, failover.id);
     service.event(EventKind::Failover, Some(machine.id), message).await;
