@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 use boon::{Compiler, Schemas};
 use mobility_format::{ByteCount, DiskId, control::Inventory};
 use mobility_recovery::{
-    azure::{DiskSource, TemplateDisk, TemplateError, commands, parameters, template},
+    azure::{DiskSource, TemplateDisk, TemplateError, commands, creating, isolated, parameters, template},
     target::{Direction, Known, NetworkMapping, Place, PlaceKind, Settings, TargetSettings},
 };
 use serde_json::{Value, json};
@@ -171,6 +171,56 @@ fn templates_are_as_they_were_and_as_the_reference_says() {
         let says = script.contains("az deployment group create --resource-group shop-recovery");
         assert!(says && !made.to_string().contains("adminPassword"), "{script}");
     }
+}
+
+#[test]
+fn an_isolated_machine_has_a_group_around_every_interface() {
+    let inventory = inventory();
+    for disks in [imported(), uploaded()] {
+        let made = template(&settings(json!({}), &inventory), &disks).unwrap();
+        let alone = isolated(made.clone());
+        assert_eq!(wrong_with(&alone), None);
+        let mut interfaces = 0;
+        for resource in alone["resources"].as_array().unwrap() {
+            let group = &resource["properties"]["networkSecurityGroup"]["id"];
+            let is_interface = resource["type"] == "Microsoft.Network/networkInterfaces";
+            assert_eq!(group.is_string(), is_interface, "{resource}");
+            if is_interface {
+                interfaces += 1;
+                assert_eq!(resource["dependsOn"], json!([group]));
+            }
+        }
+        assert_eq!(interfaces, 2);
+        let group = &alone["resources"][0];
+        let rules = group["properties"]["securityRules"].as_array().unwrap();
+        let denied: BTreeSet<_> = rules
+            .iter()
+            .map(|rule| (&rule["properties"]["access"], &rule["properties"]["direction"]))
+            .map(|(access, way)| (access.as_str(), way.as_str()))
+            .collect();
+        assert_eq!(
+            denied,
+            BTreeSet::from([(Some("Deny"), Some("Inbound")), (Some("Deny"), Some("Outbound"))])
+        );
+        assert_eq!(
+            alone["resources"].as_array().unwrap().len(),
+            made["resources"].as_array().unwrap().len() + 1
+        );
+    }
+}
+
+#[test]
+fn the_command_that_makes_the_machine_is_the_last_of_its_script() {
+    let inventory = inventory();
+    for disks in [imported(), uploaded()] {
+        let phase = if disks == imported() { "" } else { " phase=machine" };
+        let script = commands(&settings(json!({}), &inventory), &disks, "azure.json", "p.json").unwrap();
+        let expected = format!(
+            "az deployment group create --resource-group shop-recovery --name recover-web-1 --template-file azure.json --parameters @p.json{phase}"
+        );
+        assert_eq!(creating(&script), Some(expected));
+    }
+    assert_eq!(creating("#!/bin/sh\n"), None);
 }
 
 #[test]

@@ -47,6 +47,13 @@ pub fn commands(
     Ok(script)
 }
 
+/// The command of such a script that makes the machine, in one line.
+#[must_use]
+pub fn creating(script: &str) -> Option<String> {
+    let joined = script.replace(" \\\n    ", " ");
+    joined.lines().rfind(|line| line.starts_with("az deployment group create ")).map(str::to_owned)
+}
+
 fn upload(group: &str, disk: &str, file: &str) -> String {
     let (disk, file) = (quoted(disk), quoted(file));
     format!(
@@ -55,7 +62,7 @@ fn upload(group: &str, disk: &str, file: &str) -> String {
 }
 
 /// A word that the shell takes as it is.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./@".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),

@@ -4,13 +4,16 @@
 //! with a signature in it is refused. Deliberately not here: bringing disks there.
 
 mod commands;
+mod isolation;
 mod names;
 mod resources;
 
 use mobility_format::{ByteCount, DiskId};
 use serde_json::{Map, Value, json};
 
-pub use commands::commands;
+pub(crate) use commands::quoted as shell_word;
+pub use commands::{commands, creating};
+pub use isolation::isolated;
 pub use names::machine_name;
 
 use self::resources::Made;
@@ -102,7 +105,7 @@ pub fn parameters(template: &Value) -> Value {
 }
 
 /// The size of a disk as a fixed VHD: whole mebibytes, and the footer.
-fn uploaded_size(size: ByteCount) -> Option<u64> {
+pub(crate) fn uploaded_size(size: ByteCount) -> Option<u64> {
     let whole = size.0.checked_next_multiple_of(MIB).filter(|whole| SIZES.contains(whole))?;
     Some(whole + FOOTER)
 }

@@ -17,7 +17,7 @@ use crate::target::{DiskSettings, InterfaceSettings, NetworkName, Settings};
 
 const COMPUTE: &str = "2022-11-01";
 const DISKS: &str = "2022-07-02";
-const NETWORK: &str = "2022-11-01";
+pub(super) const NETWORK: &str = "2022-11-01";
 /// The kind of disks, unless it is known.
 const DISK_TYPE: &str = "StandardSSD_LRS";
 /// Fault and update domains of an availability set; every region has as many.

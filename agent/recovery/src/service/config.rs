@@ -278,6 +278,45 @@ mod tests {
     }
 
     #[test]
+    fn a_place_in_azure_is_refused_with_a_hint() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let credentials = dir.path().join("credentials.toml");
+        let place = |more: &str, secret: &str| {
+            std::fs::write(&credentials, secret).unwrap();
+            std::fs::set_permissions(&credentials, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let said = format!(
+                "[failover.north]\nkind = 'azure'\naccount = 'drdisks'\ncredentials = '{}'\n{more}",
+                credentials.display()
+            );
+            settings(&said).map(|settings| settings.failover["north"].settings.clone())
+        };
+        let whole = "directory = '/srv/azure'\ncontainer = 'disks'\nresource-group = 'dr'";
+        let (key, signature) = ("account-key = 'c2VjcmV0'", "shared-access-signature = '?sv=1&sig=secret'");
+        for secret in [key, signature] {
+            let known = place(whole, secret).unwrap();
+            assert_eq!(known.kind, crate::target::PlaceKind::Azure);
+            assert_eq!(known.target_storage_account.as_deref(), Some("drdisks"));
+            assert_eq!(known.resource_group.as_deref(), Some("dr"));
+        }
+        let both = format!("{key}\n{signature}");
+        let refused = [
+            (whole.replace("/srv", "srv"), key, "slash"),
+            (whole.replace("disks", "d"), key, "container has 3"),
+            (format!("{whole}\nprefix = '/a'"), key, "prefix"),
+            (format!("{whole}\nendpoint = 'http://store.example'"), key, "https"),
+            (format!("{whole}\nformat = 'vhd'"), key, "format"),
+            (whole.to_owned(), both.as_str(), "one of"),
+            (whole.to_owned(), "", "account-key or shared-access-signature"),
+            (whole.to_owned(), "shared-access-signature = 'secret'", "sv=...&sig=..."),
+        ];
+        for (more, secret, hint) in refused {
+            let problem = place(&more, secret).err().map(|err| err.to_string()).unwrap_or_default();
+            assert!(problem.contains(hint) && !problem.contains("secret'"), "{more} {secret}: {problem}");
+        }
+    }
+
+    #[test]
     fn the_command_line_has_the_last_word() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("service.toml");

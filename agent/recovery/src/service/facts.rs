@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! service/machines/<machine>/<number>    who and what it is, its policy, whether it was revoked, which points are pinned,
-//!                                        where it is to run when it is failed over
+//!                                        where it is to run when it is failed over, how far its failovers are
 //! service/policies/<name>/<version>      a policy
 //! service/networks/<number>              which network stands for which
 //! service/plans/<name>/<number>          a recovery plan
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     database::{ChangedPlan, essential},
-    failover::Gate,
+    failover::{Failover, Gate},
     plan::Plan,
     refusal::Answer,
     state::Service,
@@ -69,6 +69,9 @@ pub(crate) struct MachineFacts {
     /// What somebody said of where it is to run when it is failed over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<TargetSettings>,
+    /// Its failovers of which something is left somewhere, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failovers: Vec<Failover>,
 }
 
 impl Record for MachineFacts {
@@ -279,6 +282,7 @@ async fn store(service: &Service, machine: MachineId) -> Answer<()> {
         pins: service.database.pins(machine).await?,
         inventory: known.inventory.as_ref().map(essential),
         target: service.database.target(machine).await?.filter(|target| *target != TargetSettings::default()),
+        failovers: service.database.failovers_to_store(machine).await?,
     };
     service
         .blocking(move |stores| put(stores.target(), &format!("{MACHINES}/{machine}"), number, &facts))
@@ -313,6 +317,7 @@ mod tests {
             pins: pins.to_vec(),
             inventory: None,
             target: None,
+            failovers: Vec::new(),
         }
     }
 

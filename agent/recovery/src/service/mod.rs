@@ -35,6 +35,7 @@ pub use authority::AuthorityError;
 pub use config::{ConfigError, Options};
 pub use credential::{Credential, CredentialError};
 pub use export::{Offline, offline};
+pub use failover::{provider, providers};
 pub(crate) use granting::azure::{Signer as AzureSigner, VERSION as AZURE_VERSION};
 pub use places::Places;
 pub use reindex::{Reindexed, reindex};

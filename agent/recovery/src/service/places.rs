@@ -26,6 +26,8 @@ use crate::{
 const MAX_LEN: u64 = 1 << 20;
 /// The environment's name of an Azure account's key.
 const AZURE_KEY: &str = "AZURE_STORAGE_ACCOUNT_KEY";
+/// That of a shared access signature.
+const AZURE_SIGNATURE: &str = "AZURE_STORAGE_SAS_TOKEN";
 
 /// The table `[storage]`.
 #[derive(Default, Deserialize)]
@@ -74,6 +76,71 @@ struct S3File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct AzureFile {
     account_key: String,
+}
+
+/// What a file holds for a container that disks are brought to: one of the two.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct ContainerFile {
+    account_key: Option<String>,
+    shared_access_signature: Option<String>,
+}
+
+/// A container in Azure Blob Storage that disks are brought to.
+pub(super) struct Container {
+    pub(super) account: String,
+    pub(super) container: String,
+    pub(super) endpoint: Option<String>,
+    pub(super) prefix: String,
+    pub(super) credentials: Option<PathBuf>,
+    pub(super) authorities: Option<PathBuf>,
+}
+
+impl Container {
+    /// What a client needs to use it.
+    pub(super) fn settings(self) -> Result<RemoteSettings, String> {
+        let allow_http = self.endpoint.as_deref().map_or(Ok(false), is_plain)?;
+        let account = RemoteAccount::Azure {
+            account: named("account", self.account)?,
+            container: named("container", self.container)?,
+            endpoint: self.endpoint,
+            credentials: container_credentials(self.credentials.as_deref())?,
+        };
+        Ok(RemoteSettings {
+            account,
+            prefix: checked_prefix(self.prefix)?,
+            authorities: self.authorities.map(|path| authorities_in(&path)).transpose()?,
+            allow_http,
+            limits: RemoteLimits::default(),
+        })
+    }
+}
+
+/// How to sign for blobs of a container: by the account's key, or with a signature that somebody gave for the container.
+fn container_credentials(file: Option<&Path>) -> Result<AzureCredentials, String> {
+    let expected = "account-key or shared-access-signature";
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (key, signature) = match file {
+        Some(path) => {
+            let file: ContainerFile = secrets_in(path, expected)?;
+            (file.account_key, file.shared_access_signature)
+        }
+        None => (variable(AZURE_KEY), variable(AZURE_SIGNATURE)),
+    };
+    match (key, signature) {
+        (Some(key), None) => Ok(AzureCredentials::Key(Secret::new(key))),
+        (None, Some(signature)) => {
+            let signature = signature.trim().trim_start_matches('?');
+            match signature.contains("sig=") && !signature.contains([' ', '#']) {
+                true => Ok(AzureCredentials::Signature(Secret::new(signature))),
+                false => Err("the shared access signature reads as sv=...&sig=...".to_owned()),
+            }
+        }
+        _ => Err(format!(
+            "Azure needs one of the account's key and a shared access signature of the container: name a file with {expected} as \
+             `credentials`, or set {AZURE_KEY} or {AZURE_SIGNATURE}"
+        )),
+    }
 }
 
 /// Where a storage is.
@@ -162,7 +229,7 @@ impl Places {
 }
 
 /// What speaks to stores: until the process ends, since work that waits for a store may still be at hand when a service stops.
-fn network() -> Result<Handle, StorageError> {
+pub(super) fn network() -> Result<Handle, StorageError> {
     static NETWORK: OnceLock<Runtime> = OnceLock::new();
     if let Some(runtime) = NETWORK.get() {
         return Ok(runtime.handle().clone());

@@ -1,5 +1,5 @@
 //! Rebuilds the database from what is stored: machines with their keys, generations, heads and target settings, policies,
-//! revocations, pins, network mappings and recovery plans.
+//! revocations, pins, network mappings, recovery plans and failovers.
 //!
 //! An agent that was enrolled goes on without comparing anything: its certificate is signed by the authority, which is not in
 //! the database, and its head is the newest manifest. What is lost are tokens, commands that were not carried out and the
@@ -16,7 +16,7 @@ use super::{
     config::{Options, Settings},
     database::{Database, Found},
     facts::{self, MachineFacts},
-    failover::Gate,
+    failover::{Gate, Held},
     start::{self, ServeError, failed},
 };
 use crate::{
@@ -33,6 +33,8 @@ pub struct Reindexed {
     pub machines: usize,
     /// Recovery points.
     pub points: usize,
+    /// Failovers of which something is left somewhere.
+    pub failovers: usize,
     /// What could not be taken over as it is, for people.
     pub problems: Vec<String>,
 }
@@ -77,6 +79,7 @@ async fn run(settings: &Settings) -> Result<Reindexed, ServeError> {
         forget_failover(&mut found, &mut done);
         database.restore_machine(&found, Timestamp::now()).await.map_err(written())?;
         done.machines += 1;
+        done.failovers += found.facts.failovers.len();
         done.points += points;
     }
     database.end_rebuilding().await.map_err(written())?;
@@ -102,12 +105,14 @@ async fn keep_known_policy(
     Ok(())
 }
 
-/// What was known of a failover is lost, and with it who could say which machine is the real one.
+/// Where what was known of a failover is lost, nobody can say any more which machine is the real one.
 fn forget_failover(found: &mut Found, done: &mut Reindexed) {
-    if let Some(held) = found.facts.gate.held.take() {
+    let facts = &mut found.facts;
+    let is_lost = |held: &mut Held| facts.failovers.iter().all(|known| known.id != held.failover);
+    if let Some(held) = facts.gate.held.take_if(is_lost) {
         done.problems.push(format!(
             "machine {}: failover {} was not decided and is lost: see what it has left at its place before an agent goes on",
-            found.facts.machine, held.failover
+            facts.machine, held.failover
         ));
     }
 }
@@ -183,6 +188,7 @@ fn without_facts(record: &MachineRecord) -> MachineFacts {
         pins: Vec::new(),
         inventory: None,
         target: None,
+        failovers: Vec::new(),
     }
 }
 

@@ -73,21 +73,29 @@ impl PageBlob {
         }
     }
 
-    /// The blob `key` in a container, signed by the account's key.
+    /// The blob `key` in a container, signed by the account's key or with the container's signature.
     ///
     /// # Errors
-    /// Where the settings are not those of a container of Azure, or do not hold the account's key.
+    /// Where the settings are not those of a container of Azure, or hold neither.
     pub fn in_container(settings: &RemoteSettings, key: &str) -> Result<PageBlob, String> {
         let RemoteAccount::Azure { account, container, endpoint, credentials } = &settings.account else {
             return Err("page blobs are Azure's: there are none in S3".to_owned());
         };
-        let AzureCredentials::Key(secret) = credentials else {
-            return Err("the account's key is needed to sign for a page blob".to_owned());
-        };
-        let signer = AzureSigner::new(account, container, endpoint.as_deref(), secret.reveal())?;
         let parts = settings.prefix.split('/').chain(key.split('/')).filter(|part| !part.is_empty());
         let name = parts.collect::<Vec<_>>().join("/");
-        let url = signer.url(&name, PERMISSIONS, Timestamp::now() + LIFE);
+        let url = match credentials {
+            AzureCredentials::Key(secret) => {
+                let signer = AzureSigner::new(account, container, endpoint.as_deref(), secret.reveal())?;
+                signer.url(&name, PERMISSIONS, Timestamp::now() + LIFE)
+            }
+            AzureCredentials::Signature(signature) => {
+                let own = format!("https://{account}.blob.core.windows.net");
+                let endpoint = endpoint.as_deref().unwrap_or(&own).trim_end_matches('/');
+                let address = format!("{endpoint}/{container}/{name}?{}", signature.reveal());
+                Url::parse(&address).map_err(|_| "the endpoint is no address".to_owned())?
+            }
+            _ => return Err("a page blob needs the account's key or a signature".to_owned()),
+        };
         let (authorities, limits) = (settings.authorities.clone(), settings.limits);
         Ok(PageBlob { url: Secret::new(url), authorities, limits })
     }

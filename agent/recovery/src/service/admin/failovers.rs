@@ -13,6 +13,7 @@ use super::Administrator;
 use crate::service::{
     api::{InPath, InQuery, Read},
     database::{DatabaseError, EventKind, Kept},
+    facts,
     failover::{Action, Failover, Kind},
     refusal::{Answer, Refusal},
     secret,
@@ -100,6 +101,7 @@ pub(in crate::service) async fn add(service: &Service, failover: &Failover) -> R
     if !service.database.add_failover(failover).await? {
         return Ok(false);
     }
+    facts::store_now(service, failover.machine).await;
     let kind = if failover.kind == Kind::Test { "a test failover" } else { "a failover" };
     let message = format!("{kind} to {} was asked for: {}", failover.place, failover.id);
     service.event(EventKind::Failover, Some(failover.machine), message).await;

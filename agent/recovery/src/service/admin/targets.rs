@@ -46,14 +46,7 @@ pub(in crate::service) async fn of_machine(
     machine: MachineId,
     direction: Direction,
 ) -> Answer<Shown> {
-    let known = service.database.machine(machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
-    let set = service.database.target(machine).await?.unwrap_or_default();
-    let mappings = service.database.network_mappings().await?;
-    let inventory = known.inventory.unwrap_or_else(|| Inventory { name: known.name, ..Inventory::default() });
-    let known = Known { inventory: &inventory, mappings: &mappings, places: &service.targets, direction };
-    let effective = set.effective(&known);
-    let problems = set.problems(&known, &effective);
-    Ok(Shown { machine, set, effective, problems })
+    what_holds(service, machine, None, direction).await
 }
 
 /// What a failover of a machine to this place goes by.
@@ -61,19 +54,27 @@ pub(in crate::service) async fn at_place(
     service: &Service,
     machine: MachineId,
     place: &str,
-) -> Answer<Settings> {
+) -> Answer<Shown> {
+    what_holds(service, machine, Some(place), Direction::Forth).await
+}
+
+async fn what_holds(
+    service: &Service,
+    machine: MachineId,
+    place: Option<&str>,
+    direction: Direction,
+) -> Answer<Shown> {
     let known = service.database.machine(machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
-    let set = service.database.target(machine).await?.unwrap_or_default();
-    let set = TargetSettings { place: Some(place.to_owned()), ..set };
+    let mut set = service.database.target(machine).await?.unwrap_or_default();
+    if let Some(place) = place {
+        set.place = Some(place.to_owned());
+    }
     let mappings = service.database.network_mappings().await?;
     let inventory = known.inventory.unwrap_or_else(|| Inventory { name: known.name, ..Inventory::default() });
-    let known = Known {
-        inventory: &inventory,
-        mappings: &mappings,
-        places: &service.targets,
-        direction: Direction::Forth,
-    };
-    Ok(set.effective(&known))
+    let known = Known { inventory: &inventory, mappings: &mappings, places: &service.targets, direction };
+    let effective = set.effective(&known);
+    let problems = set.problems(&known, &effective);
+    Ok(Shown { machine, set, effective, problems })
 }
 
 pub(super) async fn show(

@@ -9,7 +9,7 @@ use mobility_format::{
 };
 use sqlx::query;
 
-use super::{Columns, Database, DatabaseError, Result, Statement, json, millis, stored};
+use super::{Columns, Database, DatabaseError, Result, Statement, failovers::put_back, json, millis, stored};
 use crate::service::{facts::MachineFacts, failover::Gate};
 
 /// The setting that says that the database is being rebuilt.
@@ -162,6 +162,9 @@ impl Database {
         for epoch in &facts.pins {
             let statement = query("INSERT INTO pins (machine, epoch) VALUES ($1, $2) ON CONFLICT DO NOTHING");
             statements.push(statement.bind(machine.clone()).bind(stored(*epoch)));
+        }
+        for failover in facts.failovers.iter().filter(|failover| failover.machine == facts.machine) {
+            statements.push(put_back(failover)?);
         }
         let _writer = self.writer().await;
         let mut transaction = self.begin().await?;

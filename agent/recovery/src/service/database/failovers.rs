@@ -6,8 +6,8 @@
 use mobility_format::{Epoch, MachineId};
 use sqlx::{any::AnyRow, query};
 
-use super::{CLAIM_MS, Columns, Database, DatabaseError, Result, json, millis, stored};
-use crate::service::failover::{Action, Failover, Gate};
+use super::{CLAIM_MS, Columns, Database, DatabaseError, Result, Statement, json, millis, stored};
+use crate::service::failover::{Action, Failover, Gate, Phase};
 
 /// A failover, and what waits for it.
 #[derive(Clone, Debug)]
@@ -21,6 +21,10 @@ const ONE: &str = "SELECT body, asked FROM failovers WHERE id = $1";
 const OF_ALL: &str = "SELECT body, asked FROM failovers ORDER BY created DESC, id LIMIT $1";
 const OF_ONE: &str =
     "SELECT body, asked FROM failovers WHERE machine = $1 ORDER BY created DESC, id LIMIT $2";
+
+/// Failovers of a machine that are looked at and stored with its facts: each but one was committed, and waits to be removed.
+const MOST_LOOKED_AT: u32 = 1000;
+const MOST_STORED: usize = 16;
 
 impl Database {
     /// Keeps a new failover, to be begun. Not where the machine has one already of which nobody has said what becomes of it.
@@ -47,6 +51,10 @@ impl Database {
         .bind(json(failover)?)
         .execute(&mut *transaction)
         .await?;
+        query("UPDATE states SET facts = facts + 1 WHERE machine = $1")
+            .bind(failover.machine.to_string())
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(true)
     }
@@ -94,19 +102,34 @@ impl Database {
     /// Keeps what is known of a failover now, and holds its claim for longer. Whether it was still held. What was asked is taken up
     /// where `taken_up` says so.
     pub(crate) async fn keep_failover(&self, failover: &Failover, by: &str, taken_up: bool) -> Result<bool> {
+        let statement = self.keeping(failover, by, taken_up).await?;
+        Ok(self.write(statement).await? == 1)
+    }
+
+    /// As [`Database::keep_failover`], and has it stored with the machine's facts.
+    pub(crate) async fn note_failover(&self, failover: &Failover, by: &str, taken_up: bool) -> Result<bool> {
+        let statement = self.keeping(failover, by, taken_up).await?;
+        self.change_facts(failover.machine, statement).await
+    }
+
+    async fn keeping(&self, failover: &Failover, by: &str, taken_up: bool) -> Result<Statement> {
         let clock = self.clock().await?;
-        let settled = failover.committed || failover.phase.is_end();
-        let held = failover.chosen.as_ref().filter(|_| failover.holds_point);
-        let epoch = held.map(|chosen| stored(chosen.epoch.0));
         let statement = query(
             "UPDATE failovers SET body = $1, settled = $2, epoch = $3, claimed_until = $4,
                 asked = CASE WHEN $5 = 1 THEN NULL ELSE asked END
              WHERE id = $6 AND claimed_by = $7 AND claimed_until > $8",
         );
-        let statement = statement.bind(json(failover)?).bind(i64::from(settled)).bind(epoch);
+        let (settled, epoch) = columns(failover);
+        let statement = statement.bind(json(failover)?).bind(settled).bind(epoch);
         let statement = statement.bind(clock + CLAIM_MS).bind(i64::from(taken_up));
-        let statement = statement.bind(failover.id.clone()).bind(by.to_owned()).bind(clock);
-        Ok(self.write(statement).await? == 1)
+        Ok(statement.bind(failover.id.clone()).bind(by.to_owned()).bind(clock))
+    }
+
+    /// What is stored of a machine's failovers: those of which something is left somewhere, the newest first.
+    pub(crate) async fn failovers_to_store(&self, machine: MachineId) -> Result<Vec<Failover>> {
+        let all = self.failovers(Some(machine), MOST_LOOKED_AT).await?.into_iter();
+        let left = all.map(|kept| kept.failover).filter(|failover| !failover.phase.is_end());
+        Ok(left.take(MOST_STORED).map(Failover::to_store).collect())
     }
 
     /// Gives a claim back. There is nothing more to do where `rests` says so and nothing was asked meanwhile.
@@ -153,6 +176,26 @@ impl Database {
             .await?;
         Ok(row.map_or(Ok(None), |row| row.text_if("hardware"))?.filter(|hardware| !hardware.is_empty()))
     }
+}
+
+/// What else is kept of a failover: whether somebody has said what becomes of it, and the point that it needs.
+fn columns(failover: &Failover) -> (i64, Option<i64>) {
+    let settled = failover.committed || failover.phase.is_end();
+    let held = failover.chosen.as_ref().filter(|_| failover.holds_point);
+    (i64::from(settled), held.map(|chosen| stored(chosen.epoch.0)))
+}
+
+/// Puts a failover back that was stored: nobody works on it, and whoever has its place goes on with it.
+pub(super) fn put_back(failover: &Failover) -> Result<Statement> {
+    let statement = query(
+        "INSERT INTO failovers (id, machine, place, created, busy, settled, epoch, body)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+    );
+    let (settled, epoch) = columns(failover);
+    let statement = statement.bind(failover.id.clone()).bind(failover.machine.to_string());
+    let statement = statement.bind(failover.place.clone()).bind(millis(failover.asked));
+    let statement = statement.bind(i64::from(failover.phase == Phase::Running)).bind(settled).bind(epoch);
+    Ok(statement.bind(json(failover)?))
 }
 
 fn kept(row: &AnyRow) -> Result<Kept> {

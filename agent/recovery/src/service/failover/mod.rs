@@ -9,13 +9,14 @@
 mod gate;
 mod place;
 mod point;
-pub(crate) mod provider;
+pub mod provider;
 mod record;
 mod run;
 mod step;
 mod steps;
 
 pub(crate) use gate::{Gate, Held, Passage};
+pub use place::providers;
 pub(crate) use place::{Place, Table, place};
 pub(crate) use provider::Failure;
 pub(crate) use record::{Action, Chosen, Failover, Kind, Line, NotNow, Phase, Written};

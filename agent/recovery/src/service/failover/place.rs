@@ -2,15 +2,23 @@
 //!
 //! Deliberately not here: what is done there (`provider`).
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Deserialize;
 
-use super::provider::{Acceleration, Images, Provider, Qemu};
+use super::provider::{Acceleration, Azure, Images, Provider, Qemu};
 use crate::{
-    Format,
-    service::config::ConfigError,
-    target::{self, PlaceKind},
+    Format, RemoteSettings,
+    service::{
+        config::{ConfigError, Options, Settings},
+        places::Container,
+    },
+    target::{self, NetworkName, PlaceKind},
 };
 
 /// How much memory a machine gets, in MiB, unless it is said.
@@ -42,6 +50,49 @@ pub(crate) enum Table {
         booted: Option<String>,
         boot_limit_s: Option<u64>,
     },
+    /// Page blobs in Azure, and templates in a directory that make machines of them.
+    Azure(Box<AzureTable>),
+}
+
+/// What it says of a container in Azure, and of all machines that are made of what is brought there.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct AzureTable {
+    directory: PathBuf,
+    account: String,
+    container: String,
+    endpoint: Option<String>,
+    #[serde(default)]
+    prefix: String,
+    credentials: Option<PathBuf>,
+    authorities: Option<PathBuf>,
+    resource_group: Option<String>,
+    location: Option<String>,
+    network: Option<NetworkName>,
+    disk_type: Option<String>,
+}
+
+impl AzureTable {
+    /// What holds for all machines there, where templates are written, and the container.
+    fn taken_apart(self, name: &str) -> Result<(target::Place, PathBuf, RemoteSettings), String> {
+        let settings = target::Place {
+            resource_group: self.resource_group,
+            location: self.location,
+            network: self.network,
+            disk_type: self.disk_type,
+            target_storage_account: Some(self.account.clone()),
+            ..target::Place::new(name, PlaceKind::Azure)
+        };
+        let container = Container {
+            account: self.account,
+            container: self.container,
+            endpoint: self.endpoint,
+            prefix: self.prefix,
+            credentials: self.credentials,
+            authorities: self.authorities,
+        };
+        Ok((settings, self.directory, container.settings()?))
+    }
 }
 
 /// A place to which machines can be failed over. Cheap to clone.
@@ -51,6 +102,16 @@ pub(crate) struct Place {
     pub(crate) settings: target::Place,
     /// What makes machines there.
     pub(crate) provider: Arc<dyn Provider>,
+}
+
+/// What makes machines at the places that a service's configuration file names, by the places' names.
+///
+/// # Errors
+/// When the file is no good.
+pub fn providers(config: &Path) -> Result<BTreeMap<String, Arc<dyn Provider>>, ConfigError> {
+    let options = Options { config: Some(config.to_owned()), ..Options::default() };
+    let places = Settings::new(&options)?.failover;
+    Ok(places.into_iter().map(|(name, place)| (name, place.provider)).collect())
 }
 
 /// The place that a table describes.
@@ -71,8 +132,11 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
             false => Err(bad("directory has to begin with a slash".to_owned())),
         }
     };
-    let (kind, provider): (_, Arc<dyn Provider>) = match table {
-        Table::Images { directory, format } => (PlaceKind::Images, Arc::new(images(directory, format)?)),
+    let of_kind = |kind| target::Place::new(name, kind);
+    let (settings, provider): (_, Arc<dyn Provider>) = match table {
+        Table::Images { directory, format } => {
+            (of_kind(PlaceKind::Images), Arc::new(images(directory, format)?))
+        }
         Table::Qemu { directory, format, acceleration, memory_mib, processors, booted, boot_limit_s } => {
             let qemu = Qemu {
                 images: images(directory, format)?,
@@ -87,8 +151,12 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
                     MOST_BOOT_LIMIT_S,
                 )?),
             };
-            (PlaceKind::Qemu, Arc::new(qemu))
+            (of_kind(PlaceKind::Qemu), Arc::new(qemu))
+        }
+        Table::Azure(table) => {
+            let (settings, directory, container) = table.taken_apart(name).map_err(bad)?;
+            (settings, Arc::new(Azure::new(images(directory, None)?, container)))
         }
     };
-    Ok(Place { settings: target::Place::new(name, kind), provider })
+    Ok(Place { settings, provider })
 }

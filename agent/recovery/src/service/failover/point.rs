@@ -86,13 +86,27 @@ pub(super) fn choose(
     })
 }
 
+/// What to do where a point that was chosen is not there.
+pub(super) const GONE: &str =
+    "see that target storage is all there, and resume; or take another point with `failover change-point`";
+
+/// A point that was chosen is not there: it was removed, or target storage is not what it was.
+pub(super) fn gone(chosen: Option<&Chosen>) -> Failure {
+    let id = chosen.map_or("that was chosen", |chosen| &chosen.id);
+    Failure::new(format!("point {id} is not in target storage"), GONE)
+}
+
 /// Which point to take instead of one whose content cannot be had, for people.
 pub(super) fn instead_of(stores: &Stores, machine: MachineId, epoch: Epoch, err: &ContentError) -> String {
     let damaged = match err {
         ContentError::Missing { key } | ContentError::Damaged { key, .. } => Some(*key),
         ContentError::Unusable { .. } | ContentError::Storage(_) => None,
     };
-    load(stores, machine).map_or_else(|_| String::new(), |catalog| instead(&catalog, epoch, damaged))
+    match load(stores, machine) {
+        Ok(catalog) if catalog.manifest(epoch).is_none() => GONE.to_owned(),
+        Ok(catalog) => instead(&catalog, epoch, damaged),
+        Err(_) => GONE.to_owned(),
+    }
 }
 
 fn instead(catalog: &Catalog, epoch: Epoch, damaged: Option<ObjectKey>) -> String {

@@ -13,6 +13,8 @@ use crate::PointId;
 
 /// Lines of its own log that a failover keeps. Each step adds a few.
 const MOST_LINES: usize = 500;
+/// Lines of it that are stored with the machine's facts.
+const LINES_STORED: usize = 50;
 
 /// Why a machine is failed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -318,6 +320,15 @@ impl Failover {
         let planned = |&step| Done { step, began: None, ended: None, progress: None, result: String::new() };
         self.steps.extend(steps.iter().map(planned));
         (self.phase, self.then) = (Phase::Running, then);
+    }
+
+    /// As it is stored with the machine's facts: with the end of its log, and without what is so for a moment only.
+    #[must_use]
+    pub(crate) fn to_store(mut self) -> Failover {
+        self.steps.iter_mut().for_each(|done| done.progress = None);
+        let surplus = self.log.len().saturating_sub(LINES_STORED);
+        self.log.drain(..surplus);
+        self
     }
 
     /// The phase as it is written.

@@ -23,11 +23,14 @@ use super::{
 };
 use crate::service::{
     database::{DatabaseError, EventKind},
+    facts,
     state::Service,
 };
 
 /// How often is looked for failovers that nobody works on.
 const LOOK: Duration = Duration::from_secs(1);
+/// For how long to wait until what was noted is stored, too.
+const STORE: Duration = Duration::from_secs(5);
 /// How often is noted how far a step is, and looked what was asked meanwhile.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -144,13 +147,13 @@ impl Runner {
         if let Err(problem) = failover.take(&action, Timestamp::now()) {
             failover.say(format!("{} was not done: {problem}", action.name()), Timestamp::now());
         }
-        self.service.database.keep_failover(failover, &self.by, true).await
+        self.note(failover, true).await
     }
 
     /// Does the next step, and notes what came of it. Why not to go on, if that is so.
     async fn step(&self, failover: &mut Failover) -> Result<Option<End>, DatabaseError> {
         let Some(step) = failover.begin(Timestamp::now()) else { return Ok(Some(End::Rests)) };
-        if !self.keep(failover).await? {
+        if !self.note(failover, false).await? {
             return Ok(Some(End::Left));
         }
         let done = steps::run(self, failover, step).await;
@@ -160,11 +163,20 @@ impl Runner {
             Err(Problem::Stopped) => return Ok(self.service.is_stopping().then_some(End::Left)),
             Err(Problem::Failed(Failure { problem, hint })) => failover.fail(problem, hint, now),
         }
-        if !self.keep(failover).await? {
+        if !self.note(failover, false).await? {
             return Ok(Some(End::Left));
         }
         self.tell(failover).await;
         Ok(None)
+    }
+
+    /// Notes what is known now, also where it outlasts the database. Whether the claim is still held.
+    async fn note(&self, failover: &Failover, taken_up: bool) -> Result<bool, DatabaseError> {
+        let held = self.service.database.note_failover(failover, &self.by, taken_up).await?;
+        // The claim does not last until storage answers again that does not: it is stored later then.
+        let stored = facts::store_now(&self.service, failover.machine);
+        tokio::time::timeout(STORE, stored).await.ok();
+        Ok(held)
     }
 
     /// Keeps what is known now. Whether the claim is still held.

@@ -10,7 +10,7 @@ use mobility_format::{ByteCount, DiskId, Epoch, MachineId, control::BootMode};
 use super::{
     Failover, Held, Kind, Place,
     point::{self, LATEST},
-    provider::{Disk, Failure, Seen, Spec},
+    provider::{Disk, Failure, Seen, Spec, Target},
     record::{Progress, Written},
     run::{Gauge, Runner, Stop},
     step::Step,
@@ -115,15 +115,17 @@ async fn at_place(
 /// The machine as it is to be made: by its target settings, with the disks that the point has.
 async fn spec(runner: &Runner, failover: &Failover) -> Result<Spec, Problem> {
     let service = &runner.service;
-    let settings = targets::at_place(service, failover.machine, &failover.place).await?;
+    let said = targets::at_place(service, failover.machine, &failover.place).await?;
+    let settings = said.effective;
     let (id, chosen) = (failover.machine, failover.chosen.clone());
     let states = match chosen {
         Some(chosen) => {
             let of = move |stores: &Stores| {
                 let catalog = Catalog::load(stores, id)?;
-                Ok(catalog.manifest(chosen.epoch).map_or(Vec::new(), |signed| signed.manifest.disks.clone()))
+                Ok(catalog.manifest(chosen.epoch).map(|signed| signed.manifest.disks.clone()))
             };
-            service.blocking(of).await?
+            // Never with other disks than the point's.
+            service.blocking(of).await?.ok_or_else(|| point::gone(failover.chosen.as_ref()))?
         }
         None => Vec::new(),
     };
@@ -141,12 +143,13 @@ async fn spec(runner: &Runner, failover: &Failover) -> Result<Spec, Problem> {
     };
     Ok(Spec {
         failover: failover.id.clone(),
-        name: settings.name.value.unwrap_or_else(|| failover.name.clone()),
+        name: settings.name.value.clone().unwrap_or_else(|| failover.name.clone()),
         isolated: failover.kind == Kind::Test,
         uefi: settings.boot.value == Some(BootMode::Uefi),
         memory: settings.memory.value,
         processors: settings.processors.value,
         disks,
+        target: Some(Target { settings, problems: said.problems }),
     })
 }
 
@@ -223,7 +226,7 @@ async fn choose(runner: &Runner, failover: &mut Failover) -> Outcome {
 
 fn still_there(stores: &Stores, machine: MachineId, epoch: Epoch) -> Result<bool, Failure> {
     let catalog = Catalog::load_locked(stores, machine);
-    let catalog = catalog.map_err(|err| Failure::new(err.to_string(), "look at the storage, and resume"))?;
+    let catalog = catalog.map_err(|err| Failure::new(err.to_string(), point::GONE))?;
     Ok(catalog.manifest(epoch).is_some())
 }
 
@@ -243,8 +246,7 @@ async fn restore(runner: &Runner, failover: &mut Failover) -> Outcome {
         let written = runner.aside(failover, gauge, move |stop| {
             let to = place.provider.image(&spec, &disk)?;
             let catalog = Catalog::load_locked(&stores, machine);
-            let catalog =
-                catalog.map_err(|err| Failure::new(err.to_string(), "look at the storage, and resume"))?;
+            let catalog = catalog.map_err(|err| Failure::new(err.to_string(), point::GONE))?;
             let restored = one_disk(&catalog, chosen.epoch, &disk, &to, stop, &told);
             restored.map_err(|err| problem(&stores, machine, chosen.epoch, &err, stop))
         });
@@ -287,6 +289,7 @@ fn problem(stores: &Stores, machine: MachineId, epoch: Epoch, err: &RestoreError
     }
     let hint = match err {
         RestoreError::Content(err) if err.is_damage() => point::instead_of(stores, machine, epoch, err),
+        RestoreError::NoSuchDisk { .. } => point::GONE.to_owned(),
         RestoreError::Storage(err) => err.kind().remedy().to_owned() + ", and resume",
         _ => "mend that, and resume".to_owned(),
     };
@@ -306,6 +309,7 @@ async fn watch(runner: &Runner, failover: &mut Failover) -> Outcome {
                 failover.booted = Some(true);
                 return Ok(format!("it is up: {sign}"));
             }
+            Seen::ByHand(how) => return Ok(how),
             Seen::Stuck(sign) => {
                 return Err(Failure::new(format!("it does not come up: {sign}"), hint).into());
             }

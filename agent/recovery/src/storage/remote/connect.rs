@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use object_store::{
     BackoffConfig, Certificate, ClientOptions, RetryConfig,
     aws::{AmazonS3Builder, S3ConditionalPut},
-    azure::MicrosoftAzureBuilder,
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
 };
 
 use super::{AzureCredentials, Backend, RemoteAccount, RemoteLimits, RemoteSettings, S3Credentials};
@@ -51,6 +51,9 @@ pub(super) fn connect(settings: &RemoteSettings) -> object_store::Result<Backend
             let mut builder = match credentials {
                 AzureCredentials::Environment => MicrosoftAzureBuilder::from_env(),
                 AzureCredentials::Key(key) => MicrosoftAzureBuilder::new().with_access_key(key.reveal()),
+                AzureCredentials::Signature(signature) => {
+                    MicrosoftAzureBuilder::new().with_config(AzureConfigKey::SasKey, signature.reveal())
+                }
                 AzureCredentials::Bearer(token) => {
                     MicrosoftAzureBuilder::new().with_bearer_token_authorization(token.reveal())
                 }

@@ -91,6 +91,8 @@ pub enum S3Credentials {
 pub enum AzureCredentials {
     /// By the account's key, in Base64.
     Key(Secret),
+    /// By a shared access signature of the container: what an address has behind its question mark.
+    Signature(Secret),
     /// By a token that somebody else renews: for tests.
     Bearer(Secret),
     /// By what the environment offers: `AZURE_*` variables, a workload's or a managed identity.

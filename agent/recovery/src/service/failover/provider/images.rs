@@ -40,6 +40,17 @@ impl Images {
         self.of(&spec.failover).join(format!("{}.{}", disk.id, self.format.extension()))
     }
 
+    /// Demands that all images that were written are there: the directory may be another one than it was.
+    pub(crate) fn are_there(&self, spec: &Spec) -> Outcome<()> {
+        match spec.disks.iter().map(|disk| self.image_of(spec, disk)).find(|path| !path.is_file()) {
+            None => Ok(()),
+            Some(path) => {
+                let hint = "bring its directory back, and resume; or write all of them again with `failover change-point`";
+                Err(Failure::new(format!("{} was written, and is not there any more", path.display()), hint))
+            }
+        }
+    }
+
     /// Makes the directory of one failover.
     pub(crate) fn make_directory(&self, failover: &str) -> Outcome<PathBuf> {
         let directory = self.of(failover);
@@ -80,6 +91,7 @@ impl Provider for Images {
     }
 
     fn make(&self, spec: &Spec) -> Outcome<String> {
+        self.are_there(spec)?;
         Ok(format!("{} images are in {}", spec.disks.len(), self.of(&spec.failover).display()))
     }
 
@@ -88,7 +100,11 @@ impl Provider for Images {
     }
 
     fn look(&self, failover: &str) -> Outcome<Seen> {
-        Ok(Seen::Up(format!("make a machine of the images in {}", self.of(failover).display())))
+        let directory = self.of(failover);
+        Ok(match directory.is_dir() {
+            true => Seen::ByHand(format!("make a machine of the images in {}", directory.display())),
+            false => Seen::Off,
+        })
     }
 
     fn boot_limit(&self) -> Duration {

@@ -4,6 +4,7 @@
 //! instance may be killed after it did something and before it noted that. All it makes it makes under the failover's id, so that
 //! it can find and remove it without having been told of it. Deliberately not here: points, disks' content, and when what is done.
 
+mod azure;
 mod images;
 mod qemu;
 
@@ -12,46 +13,64 @@ use std::time::Duration;
 use mobility_format::{ByteCount, DiskId};
 use serde::{Deserialize, Serialize};
 
-use crate::Destination;
+use crate::{
+    Destination,
+    target::{Problem, Settings},
+};
 
+pub(crate) use azure::Azure;
 pub(crate) use images::Images;
 pub(crate) use qemu::{Acceleration, Qemu};
 
 /// A machine as it is to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Spec {
+pub struct Spec {
     /// The failover's id.
-    pub(crate) failover: String,
+    pub failover: String,
     /// The machine's name.
-    pub(crate) name: String,
+    pub name: String,
     /// Whether it must reach nothing but itself.
-    pub(crate) isolated: bool,
+    pub isolated: bool,
     /// Whether its firmware is UEFI.
-    pub(crate) uefi: bool,
+    pub uefi: bool,
     /// How much memory it had, where that is known.
-    pub(crate) memory: Option<ByteCount>,
+    pub memory: Option<ByteCount>,
     /// How many processors.
-    pub(crate) processors: Option<u32>,
+    pub processors: Option<u32>,
     /// In the order of the machine's own inventory: the first is booted from unless another one holds the root.
-    pub(crate) disks: Vec<Disk>,
+    pub disks: Vec<Disk>,
+    /// All that was said of it and follows from that, where it is known.
+    #[serde(skip)]
+    pub target: Option<Target>,
+}
+
+/// The target settings of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// What holds.
+    pub settings: Settings,
+    /// What is wrong with that.
+    pub problems: Vec<Problem>,
 }
 
 /// A disk of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Disk {
-    pub(crate) id: DiskId,
+pub struct Disk {
+    /// Which.
+    pub id: DiskId,
     /// What the machine calls it.
-    pub(crate) name: String,
-    pub(crate) size: ByteCount,
+    pub name: String,
+    /// How large it is.
+    pub size: ByteCount,
     /// The serial number that it had, by which the machine's agent knows it again.
-    pub(crate) serial: Option<String>,
+    pub serial: Option<String>,
     /// Whether the machine's root is on it.
-    pub(crate) is_root: bool,
+    pub is_root: bool,
 }
 
 /// How a machine is that was started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub enum Seen {
     /// It is up: somebody could log in.
     Up(String),
     /// It runs, and has not said yet that it is up.
@@ -60,28 +79,32 @@ pub(crate) enum Seen {
     Stuck(String),
     /// It does not run.
     Off,
+    /// It is somebody else who makes it run; how.
+    ByHand(String),
 }
 
 /// A provider could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{problem}")]
-pub(crate) struct Failure {
-    pub(crate) problem: String,
+pub struct Failure {
+    /// What went wrong, with what.
+    pub problem: String,
     /// What to do about it.
-    pub(crate) hint: String,
+    pub hint: String,
 }
 
 impl Failure {
-    pub(crate) fn new(problem: impl Into<String>, hint: impl Into<String>) -> Failure {
+    /// What went wrong, and what to do about it.
+    pub fn new(problem: impl Into<String>, hint: impl Into<String>) -> Failure {
         Failure { problem: problem.into(), hint: hint.into() }
     }
 }
 
 /// What comes of asking a provider.
-pub(crate) type Outcome<T> = Result<T, Failure>;
+pub type Outcome<T> = Result<T, Failure>;
 
 /// A kind of place.
-pub(crate) trait Provider: Send + Sync {
+pub trait Provider: Send + Sync {
     /// Sees that the place can take such a machine; what there is to say of it.
     ///
     /// # Errors

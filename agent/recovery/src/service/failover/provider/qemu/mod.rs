@@ -146,6 +146,7 @@ impl Provider for Qemu {
     }
 
     fn make(&self, spec: &Spec) -> Outcome<String> {
+        self.images.are_there(spec)?;
         let directory = self.images.make_directory(&spec.failover)?;
         let path = directory.join(SPEC);
         let text = serde_json::to_vec_pretty(spec).map_err(|err| Failure::new(err.to_string(), ""))?;
