@@ -170,7 +170,7 @@ fn a_program_that_fails_or_hangs_stops_the_run_there() {
     let (a, b) = (site.machine(1, 1).0, site.machine(2, 1).0);
     site.script("dns", "echo the zone is locked >&2; exit 3");
     site.script("hang", "echo $$ >\"$notes/pid\"; exec sleep 1000");
-    let scripts = json!([script("dns", 60)[0], script("hang", 1)[0]]);
+    let scripts = json!([script("dns", 60)[0], script("hang", 3)[0]]);
     site.set(&plan(&[group(&[&a], &json!([]), &scripts), group(&[&b], &script("hang", 900), &json!([]))]));
     let run = site.run(&["--kind", "test"]);
     let report = site.rests(&run, "failed");
@@ -188,12 +188,12 @@ fn a_program_that_fails_or_hangs_stops_the_run_there() {
         (of(&report, 1)["tries"].clone(), of(&report, 1)["output"].clone()),
         (json!(2), json!("done\n"))
     );
-    contains(&of(&report, 2)["result"], "did not end within 1 s");
+    contains(&of(&report, 2)["result"], "did not end within 3 s");
     let ended = |pid: &str| !Path::new(&format!("/proc/{}/cwd", pid.trim())).exists();
     assert!(ended(&site.note("pid")), "it still runs");
 
     // One that nobody waits for any more is ended at once, however long it may take.
-    fs::remove_file(site.notes.join("pid")).unwrap();
+    fs::remove_file(site.notes.join("pid")).ok();
     site.rig.admin(&["plan", "skip", &run]);
     let pid = wait_for("the program to run", || Some(site.note("pid")).filter(|pid| pid.ends_with('\n')));
     assert!(!ended(&pid));

@@ -104,11 +104,7 @@ impl Plan {
     /// The programs that it runs.
     pub(crate) fn scripts(&self) -> BTreeSet<&str> {
         let tasks = self.groups.iter().flat_map(|group| group.before.iter().chain(&group.after));
-        let script = |task| match task {
-            &Task::Script { ref script, .. } => Some(script.as_str()),
-            &Task::Manual { .. } => None,
-        };
-        tasks.filter_map(script).collect()
+        tasks.filter_map(Task::script).collect()
     }
 }
 
@@ -129,6 +125,13 @@ impl Group {
 }
 
 impl Task {
+    fn script(&self) -> Option<&str> {
+        match self {
+            Task::Script { script, .. } => Some(script),
+            Task::Manual { .. } => None,
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         match self {
             Task::Script { script, limit_s } => {

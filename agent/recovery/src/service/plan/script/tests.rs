@@ -51,15 +51,26 @@ fn what_it_prints_is_kept_as_far_as_its_end() {
 
 #[test]
 fn a_program_that_hangs_is_ended_with_all_that_it_started() {
-    let (_dir, path) = with("trap '' TERM\nsleep 600 & echo $!\nwait\nsleep 600");
-    // It has time to say who is to be ended.
-    let (end, output) = run(&script(&path, Duration::from_secs(1)), &AtomicBool::new(false)).unwrap();
-    assert!(matches!(end, End::TimedOut));
-    let child: i32 = output.trim().parse().unwrap();
-    let state = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+    let (dir, path) = with("trap '' TERM\ncd \"${0%/*}\"\nsleep 600 &\necho $! >pid\nwait\nsleep 600");
+    let (stop, pid) = (AtomicBool::new(false), dir.path().join("pid"));
+    let (ended, child) = thread::scope(|scope| {
+        let ended = scope.spawn(|| run(&script(&path, LONG), &stop).unwrap().0);
+        let begin = Instant::now();
+        let child = loop {
+            match fs::read_to_string(&pid) {
+                Ok(text) if text.ends_with('\n') => break text,
+                _ => assert!(begin.elapsed() < LONG, "it never ran"),
+            }
+            thread::sleep(TICK);
+        };
+        stop.store(true, Ordering::Relaxed);
+        (ended.join().unwrap(), child)
+    });
+    assert!(matches!(ended, End::Stopped));
+    let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
     assert!(state.is_empty() || state.contains(") Z "), "{state}");
-    let (end, _) = run(&script(&path, LONG), &AtomicBool::new(true)).unwrap();
-    assert!(matches!(end, End::Stopped));
+    let (end, _) = run(&script(&path, Duration::ZERO), &AtomicBool::new(false)).unwrap();
+    assert!(matches!(end, End::TimedOut));
 }
 
 #[test]
