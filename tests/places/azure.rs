@@ -29,7 +29,7 @@ fn wrong_target_settings_are_named_before_anything_is_touched() {
         ),
         (json!({ "tags": many }), vec!["tags: Azure takes 50"]),
     ] {
-        let failure = world.provider.check(&world.spec_with("00000000000000b0", set)).unwrap_err();
+        let failure = world.provider.check(&world.spec_with("00000000000000b0", &set)).unwrap_err();
         assert!(named.iter().all(|named| failure.problem.contains(named)), "{failure:?}");
         assert!(failure.hint.contains("machine target set"), "{failure:?}");
         assert!(!place(world.dir.path()).exists());

@@ -21,7 +21,11 @@ use crate::rig::{Kind, World, place, provider};
 
 /// Does something at a place of every kind.
 fn each(work: impl Fn(&World)) {
-    for kind in Kind::ALL {
+    at(&[Kind::Images, Kind::Qemu, Kind::AzureByKey], work);
+}
+
+fn at(kinds: &[Kind], work: impl Fn(&World)) {
+    for &kind in kinds {
         eprintln!("at a place of kind {kind:?}");
         if let Some(world) = World::new(kind) {
             work(&world);
@@ -38,7 +42,7 @@ fn nothing_is_left(world: &World, failover: &str) {
 
 #[test]
 fn everything_can_be_asked_twice() {
-    each(|world| {
+    at(&[Kind::Images, Kind::Qemu, Kind::AzureByKey, Kind::AzureBySignature], |world| {
         let spec = world.spec("00000000000000aa");
         let id = spec.failover.as_str();
         let [first, second] = world.epochs;

@@ -66,10 +66,6 @@ pub(crate) enum Kind {
     AzureBySignature,
 }
 
-impl Kind {
-    pub(crate) const ALL: [Kind; 4] = [Kind::Images, Kind::Qemu, Kind::AzureByKey, Kind::AzureBySignature];
-}
-
 /// A store, and one who looks into it in another way than what is tested.
 pub(crate) struct Store {
     pub(crate) server: ObjectStoreServer,
@@ -116,11 +112,11 @@ impl World {
 
     /// A machine as it is to be made for a failover of this id.
     pub(crate) fn spec(&self, failover: &str) -> Spec {
-        self.spec_with(failover, json!({}))
+        self.spec_with(failover, &json!({}))
     }
 
     /// The same, where something was said of it.
-    pub(crate) fn spec_with(&self, failover: &str, set: Value) -> Spec {
+    pub(crate) fn spec_with(&self, failover: &str, set: &Value) -> Spec {
         let disk = |model: usize| Disk {
             id: self.maker.disks[model].id,
             name: NAMES[model].to_owned(),
@@ -334,7 +330,7 @@ fn vault(dir: &Path) -> (VaultMaker, [Epoch; 2]) {
 }
 
 /// What follows for a machine in Azure that told of two disks and an interface, and of which this was said.
-fn target(set: Value) -> Target {
+fn target(set: &Value) -> Target {
     let disk = |name: &str, size: u64, mount: &str| {
         json!({
             "id": DiskId::derive(name), "name": name, "size": size, "mounts": [mount], "labels": [], "temporary": false,

@@ -129,7 +129,7 @@ impl Database {
     pub(crate) async fn failovers_to_store(&self, machine: MachineId) -> Result<Vec<Failover>> {
         let all = self.failovers(Some(machine), MOST_LOOKED_AT).await?.into_iter();
         let left = all.map(|kept| kept.failover).filter(|failover| !failover.phase.is_end());
-        Ok(left.take(MOST_STORED).map(Failover::to_store).collect())
+        Ok(left.take(MOST_STORED).map(Failover::stored).collect())
     }
 
     /// Gives a claim back. There is nothing more to do where `rests` says so and nothing was asked meanwhile.

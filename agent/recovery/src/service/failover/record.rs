@@ -324,7 +324,7 @@ impl Failover {
 
     /// As it is stored with the machine's facts: with the end of its log, and without what is so for a moment only.
     #[must_use]
-    pub(crate) fn to_store(mut self) -> Failover {
+    pub(crate) fn stored(mut self) -> Failover {
         self.steps.iter_mut().for_each(|done| done.progress = None);
         let surplus = self.log.len().saturating_sub(LINES_STORED);
         self.log.drain(..surplus);
