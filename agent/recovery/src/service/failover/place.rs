@@ -6,7 +6,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
-use super::provider::{Acceleration, Images, Provider, Qemu};
+use super::{
+    mend::Mend,
+    provider::{Acceleration, Images, Provider, Qemu},
+};
 use crate::{
     Format,
     service::config::ConfigError,
@@ -30,7 +33,7 @@ const MOST_BOOT_LIMIT_S: u64 = 86_400;
 #[serde(tag = "kind", deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub(crate) enum Table {
     /// Images in a directory.
-    Images { directory: PathBuf, format: Option<String> },
+    Images { directory: PathBuf, format: Option<String>, mend: Option<Mend> },
     /// Machines that QEMU runs here.
     Qemu {
         directory: PathBuf,
@@ -41,6 +44,7 @@ pub(crate) enum Table {
         processors: Option<u64>,
         booted: Option<String>,
         boot_limit_s: Option<u64>,
+        mend: Option<Mend>,
     },
 }
 
@@ -51,6 +55,10 @@ pub(crate) struct Place {
     pub(crate) settings: target::Place,
     /// What makes machines there.
     pub(crate) provider: Arc<dyn Provider>,
+    /// What is done about what would keep a restored disk from starting there.
+    pub(crate) mend: Mend,
+    /// Whether this host's own virtualisation is not to be used for that.
+    pub(crate) emulated: bool,
 }
 
 /// The place that a table describes.
@@ -71,9 +79,20 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
             false => Err(bad("directory has to begin with a slash".to_owned())),
         }
     };
-    let (kind, provider): (_, Arc<dyn Provider>) = match table {
-        Table::Images { directory, format } => (PlaceKind::Images, Arc::new(images(directory, format)?)),
-        Table::Qemu { directory, format, acceleration, memory_mib, processors, booted, boot_limit_s } => {
+    let (kind, provider, mend, emulated): (_, Arc<dyn Provider>, _, _) = match table {
+        Table::Images { directory, format, mend } => {
+            (PlaceKind::Images, Arc::new(images(directory, format)?), mend.unwrap_or(Mend::No), false)
+        }
+        Table::Qemu {
+            directory,
+            format,
+            acceleration,
+            memory_mib,
+            processors,
+            booted,
+            boot_limit_s,
+            mend,
+        } => {
             let qemu = Qemu {
                 images: images(directory, format)?,
                 acceleration,
@@ -87,8 +106,9 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
                     MOST_BOOT_LIMIT_S,
                 )?),
             };
-            (PlaceKind::Qemu, Arc::new(qemu))
+            let emulated = acceleration == Acceleration::Tcg;
+            (PlaceKind::Qemu, Arc::new(qemu), mend.unwrap_or(Mend::Yes), emulated)
         }
     };
-    Ok(Place { settings: target::Place::new(name, kind), provider })
+    Ok(Place { settings: target::Place::new(name, kind), provider, mend, emulated })
 }
