@@ -18,6 +18,7 @@ mod fleet;
 mod grants;
 mod kills;
 mod losses;
+mod mending;
 mod openapi;
 mod quota;
 mod rig;
