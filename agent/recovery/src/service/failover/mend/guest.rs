@@ -166,7 +166,7 @@ impl<'a> Guest<'a> {
     /// What is in a file of text; nothing where there is none. What cannot be read is found.
     pub(super) fn read(&mut self, path: &str, found: &mut Findings) -> Result<Option<String>, Broken> {
         let is_file = format!("is-file {} followsymlinks:true", quoted(path));
-        if !self.try_ask(&is_file)?.is_some_and(|said| said == ["true"]) {
+        if self.try_ask(&is_file)?.is_none_or(|said| said != ["true"]) {
             return Ok(None);
         }
         let size = self.try_ask(&format!("filesize {}", quoted(path)))?;
@@ -267,7 +267,7 @@ fn place(node: &str) -> Option<(usize, Option<u32>)> {
     let (letters, partition) = letters.split_at(length);
     // As in a spreadsheet: z is followed by aa.
     let number = letters.bytes().try_fold(0_usize, |number, letter| {
-        Some(number.checked_mul(26)?.checked_add(usize::from(letter - b'a') + 1)?)
+        number.checked_mul(26)?.checked_add(usize::from(letter - b'a') + 1)
     })?;
     let partition = if partition.is_empty() { None } else { Some(partition.parse().ok()?) };
     Some((number.checked_sub(1)?, partition))

@@ -133,7 +133,7 @@ fn positions<'a>(line: &'a str, word: &'a str, part: fn(char) -> bool) -> impl I
         let before = line[..*at].chars().next_back();
         let after = &line[at + word.len()..];
         // What ends a sentence or a key is no part of an address.
-        let goes_on = after.starts_with(part) && !(after.starts_with(':') && !after[1..].starts_with(part));
+        let goes_on = after.strip_prefix(':').unwrap_or(after).starts_with(part);
         !word.is_empty() && !before.is_some_and(part) && !goes_on
     })
 }
