@@ -21,6 +21,7 @@ mod fleet;
 mod grants;
 mod kills;
 mod losses;
+mod mending;
 mod openapi;
 mod plan_site;
 mod plans;

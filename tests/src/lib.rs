@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod agent_process;
+pub mod appliance;
 pub mod binary;
 pub mod dice;
 pub mod fleet;

@@ -173,6 +173,7 @@ impl ServiceProcess {
         let mut command = Command::new(program("recovery-service"));
         command.arg("serve").arg("--data").arg(&self.data).arg("--config").arg(self.config());
         command.arg("--listen").arg(format!("{}:{}", self.host, self.port));
+        command.envs(crate::appliance::variables());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if self.port != 0 && !self.is_named {
             command.arg("--address").arg(self.address());

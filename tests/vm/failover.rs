@@ -1,5 +1,5 @@
 //! A machine with a database under load is tested for failover, dies, is failed over to a host that runs QEMU, goes on there, replicates,
-//! and comes back.
+//! and comes back, as a machine that would not start where it comes to if its disk was not mended.
 //!
 //! The machine at the target is reached as its administrator reaches it: by logging in on its console. Deliberately not here: what
 //! becomes of points, identities and jobs when something dies or is refused (`tests/service`).
@@ -13,7 +13,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use mobility_tests::scratch::{eventually, try_run};
+use mobility_tests::{
+    appliance,
+    requirement::Requirement,
+    scratch::{eventually, try_run},
+};
 use serde_json::Value;
 
 use crate::{
@@ -27,10 +31,18 @@ use crate::{
 /// Makes a console a line for commands: as in the image, but on the serial port.
 const CONSOLE_SHELL: &str = "sed 's#/dev/virtio-ports/test.shell#/dev/ttyS0#' /usr/local/lib/test-shell >/usr/local/lib/console-shell && \
     passwd -q -d root && sync";
+/// Makes the machine one of another platform: its disk has another name there, and its kernel is started without the drivers of this
+/// one's.
+const FOREIGN: &str = "set -e; sed -i 's#/dev/vda1#/dev/xvda1#' /etc/fstab /boot/grub/grub.cfg
+mkdir -p /run/first/etc && cd /run/first && find . | cpio --quiet -o -H newc >/boot/initrd.img-$(uname -r) && sync";
+/// Says by what its root is known now, that it can be written to, and that its card was named as it is told.
+const MENDED: &str = "set -e; grep -c '^UUID=.* / ' /etc/fstab; grep -o 'root=UUID=' /proc/cmdline; findmnt -no OPTIONS / | grep -o '^rw'
+udevadm info /sys/class/net/e* | grep -o 'ID_NET_LINK_FILE=/etc/systemd/network/10-mobility-'";
 
 #[test]
 fn root_vm_a_machine_is_failed_over_and_comes_back() {
     let (Some(base), Some(())) = (base_with_database(), can_package()) else { return };
+    let Some(()) = Requirement::DiskTools.or_skip(appliance::found()) else { return };
     let begin = Instant::now();
     let stage = |name: &str| eprintln!("{:4} s  {name}", begin.elapsed().as_secs());
     let mut guest = Installed::new(&base);
@@ -75,6 +87,7 @@ fn root_vm_a_machine_is_failed_over_and_comes_back() {
 
     // What is to be there after coming back is in a point that was asked for after it was written.
     ask(&mut there, &database::adding("shortly before coming back"));
+    ask(&mut there, FOREIGN);
     guest.service.admin(&["machine", "point", &machine]);
     let now = Timestamp::now();
     eventually("a point of it", SOON, || {
@@ -85,6 +98,8 @@ fn root_vm_a_machine_is_failed_over_and_comes_back() {
     let mut home = log_in(&back);
     assert_eq!(ask(&mut home, database::WORDS), "written at the target\nshortly before coming back");
     assert_eq!(database::held(|command| ask(&mut home, command)), older);
+    let mended = ask(&mut home, MENDED);
+    assert_eq!(mended, "1\nroot=UUID=\nrw\nID_NET_LINK_FILE=/etc/systemd/network/10-mobility-", "{back:#}");
     act(&guest, &id, &["remove"]);
     assert!(is_empty(&guest, "lab"), "something is left of the machine at the target");
     stage("came back");
@@ -117,14 +132,14 @@ fn is_empty(guest: &Installed, name: &str) -> bool {
 
 /// Starts the service anew, with two places to fail over to.
 fn with_places(guest: &mut Installed) {
-    let table = |name: &str| {
+    let table = |name: &str, mend: &str| {
         let directory = place(guest, name);
         format!(
-            "[failover.{name}]\nkind = 'qemu'\nacceleration = 'tcg'\nformat = 'qcow2'\nbooted = 'guest login:'\ndirectory = '{}'\n",
+            "[failover.{name}]\nkind = 'qemu'\nacceleration = 'tcg'\nformat = 'qcow2'\nbooted = 'guest login:'\nmend = '{mend}'\ndirectory = '{}'\n",
             directory.display()
         )
     };
-    guest.service.configure(&format!("{}{}", table("lab"), table("home")));
+    guest.service.configure(&format!("{}{}", table("lab", "no"), table("home", "yes")));
     guest.service.stop();
     guest.service.start();
 }

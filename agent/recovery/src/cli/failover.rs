@@ -259,11 +259,24 @@ fn report(failover: &Value) -> String {
             text(&disk["root"])
         ));
     }
+    lines.extend(list(failover, "changes").iter().map(changed));
+    for finding in list(failover, "findings") {
+        lines.push(format!("  found: {}", text(finding)));
+    }
     if let (Some(took), Some(age)) = (failover["took_ms"].as_f64(), failover["chosen"]["age_ms"].as_f64()) {
         lines.push(format!("  RTO {:.1} s, RPO {:.1} s", took / 1e3, age / 1e3));
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What was changed in a file of the machine's.
+fn changed(change: &Value) -> String {
+    let side = |name: &str, sign: char| {
+        let text = text(&change[name]);
+        text.lines().map(|line| format!("\n    {sign} {line}")).collect::<String>()
+    };
+    format!("  {}:{}{}", text(&change["file"]), side("was", '-'), side("now", '+'))
 }
 
 /// How long a step took.

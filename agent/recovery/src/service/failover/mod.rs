@@ -7,6 +7,8 @@
 //! and what administrators ask (`admin::failovers`).
 
 mod gate;
+mod mend;
+mod mending;
 mod place;
 mod point;
 pub mod provider;

@@ -11,7 +11,10 @@ use std::{
 
 use serde::Deserialize;
 
-use super::provider::{Acceleration, Azure, Images, Provider, Qemu};
+use super::{
+    mend::Mend,
+    provider::{Acceleration, Azure, Images, Provider, Qemu},
+};
 use crate::{
     Format, RemoteSettings,
     service::{
@@ -38,7 +41,7 @@ const MOST_BOOT_LIMIT_S: u64 = 86_400;
 #[serde(tag = "kind", deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
 pub(crate) enum Table {
     /// Images in a directory.
-    Images { directory: PathBuf, format: Option<String> },
+    Images { directory: PathBuf, format: Option<String>, mend: Option<Mend> },
     /// Machines that QEMU runs here.
     Qemu {
         directory: PathBuf,
@@ -49,6 +52,7 @@ pub(crate) enum Table {
         processors: Option<u64>,
         booted: Option<String>,
         boot_limit_s: Option<u64>,
+        mend: Option<Mend>,
     },
     /// Page blobs in Azure, and templates in a directory that make machines of them.
     Azure(Box<AzureTable>),
@@ -102,6 +106,10 @@ pub(crate) struct Place {
     pub(crate) settings: target::Place,
     /// What makes machines there.
     pub(crate) provider: Arc<dyn Provider>,
+    /// What is done about what would keep a restored disk from starting there.
+    pub(crate) mend: Mend,
+    /// Whether this host's own virtualisation is not to be used for that.
+    pub(crate) emulated: bool,
 }
 
 /// What makes machines at the places that a service's configuration file names, by the places' names.
@@ -133,11 +141,21 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
         }
     };
     let of_kind = |kind| target::Place::new(name, kind);
-    let (settings, provider): (_, Arc<dyn Provider>) = match table {
-        Table::Images { directory, format } => {
-            (of_kind(PlaceKind::Images), Arc::new(images(directory, format)?))
+    let (settings, provider, mend, emulated): (_, Arc<dyn Provider>, _, _) = match table {
+        Table::Images { directory, format, mend } => {
+            let provider = Arc::new(images(directory, format)?);
+            (of_kind(PlaceKind::Images), provider, mend.unwrap_or(Mend::No), false)
         }
-        Table::Qemu { directory, format, acceleration, memory_mib, processors, booted, boot_limit_s } => {
+        Table::Qemu {
+            directory,
+            format,
+            acceleration,
+            memory_mib,
+            processors,
+            booted,
+            boot_limit_s,
+            mend,
+        } => {
             let qemu = Qemu {
                 images: images(directory, format)?,
                 acceleration,
@@ -151,12 +169,14 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
                     MOST_BOOT_LIMIT_S,
                 )?),
             };
-            (of_kind(PlaceKind::Qemu), Arc::new(qemu))
+            let emulated = acceleration == Acceleration::Tcg;
+            (of_kind(PlaceKind::Qemu), Arc::new(qemu), mend.unwrap_or(Mend::Yes), emulated)
         }
         Table::Azure(table) => {
             let (settings, directory, container) = table.taken_apart(name).map_err(bad)?;
-            (settings, Arc::new(Azure::new(images(directory, None)?, container)))
+            // What is in a container is not a file that guestfish could open.
+            (settings, Arc::new(Azure::new(images(directory, None)?, container)), Mend::No, false)
         }
     };
-    Ok(Place { settings, provider })
+    Ok(Place { settings, provider, mend, emulated })
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use mobility_format::{ByteCount, DiskId, Epoch, MachineId, manifest::Consistency};
 use serde::{Deserialize, Serialize};
 
-use super::step::Step;
+use super::{mend::Change, step::Step};
 use crate::PointId;
 
 /// Lines of its own log that a failover keeps. Each step adds a few.
@@ -164,6 +164,12 @@ pub(crate) struct Failover {
     pub(crate) chosen: Option<Chosen>,
     #[serde(default)]
     pub(crate) disks: Vec<Written>,
+    /// What was changed on the disks before the machine was first started, or would be where nothing may be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) changes: Vec<Change>,
+    /// What was found on them that somebody should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) findings: Vec<String>,
     /// Whether the machine was seen to be up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) booted: Option<bool>,
@@ -212,6 +218,8 @@ impl Failover {
             steps: Vec::new(),
             chosen: None,
             disks: Vec::new(),
+            changes: Vec::new(),
+            findings: Vec::new(),
             booted: None,
             hint: String::new(),
             log: Vec::new(),

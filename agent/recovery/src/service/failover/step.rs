@@ -16,6 +16,8 @@ pub(crate) enum Step {
     ChoosePoint,
     /// Write the disks as of the point, and read back what was written.
     RestoreDisks,
+    /// Look at what was restored, and mend what would keep it from starting where it is now.
+    MendDisks,
     /// Make the machine and its network, of the disks.
     MakeMachine,
     /// Switch it on.
@@ -38,22 +40,24 @@ pub(crate) enum Step {
 
 impl Step {
     /// From nothing to a machine at the target.
-    pub(super) const WHOLE: [Step; 7] = [
+    pub(super) const WHOLE: [Step; 8] = [
         Step::CheckPlace,
         Step::HoldMachine,
         Step::ChoosePoint,
         Step::RestoreDisks,
+        Step::MendDisks,
         Step::MakeMachine,
         Step::StartMachine,
         Step::WatchBoot,
     ];
     /// From a machine at the target to another one.
-    pub(super) const ANEW: [Step; 8] = [
+    pub(super) const ANEW: [Step; 9] = [
         Step::StopMachine,
         Step::RemoveMachine,
         Step::HoldMachine,
         Step::ChoosePoint,
         Step::RestoreDisks,
+        Step::MendDisks,
         Step::MakeMachine,
         Step::StartMachine,
         Step::WatchBoot,
@@ -72,6 +76,7 @@ impl Step {
             Step::HoldMachine => "hold the machine's identity",
             Step::ChoosePoint => "choose the point",
             Step::RestoreDisks => "restore the disks",
+            Step::MendDisks => "mend the disks",
             Step::MakeMachine => "make the machine",
             Step::StartMachine => "start the machine",
             Step::WatchBoot => "watch it boot",

@@ -2,13 +2,17 @@
 //!
 //! Deliberately not here: which step is next (`record`), and who does it (`run`).
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use mobility_format::{ByteCount, DiskId, Epoch, MachineId, control::BootMode};
 
 use super::{
-    Failover, Held, Kind, Place,
+    Failover, Held, Kind, Place, mend, mending,
     point::{self, LATEST},
     provider::{Disk, Failure, Seen, Spec, Target},
     record::{Progress, Written},
@@ -52,7 +56,7 @@ impl From<DatabaseError> for Problem {
     }
 }
 
-type Outcome = Result<String, Problem>;
+pub(super) type Outcome = Result<String, Problem>;
 
 /// Does a step; what came of it, for people.
 pub(super) async fn run(runner: &Runner, failover: &mut Failover, step: Step) -> Outcome {
@@ -64,6 +68,7 @@ pub(super) async fn run(runner: &Runner, failover: &mut Failover, step: Step) ->
         Step::HoldMachine => hold(runner, failover).await,
         Step::ChoosePoint => choose(runner, failover).await,
         Step::RestoreDisks => restore(runner, failover).await,
+        Step::MendDisks => mending::run(runner, failover).await,
         Step::MakeMachine => {
             let spec = spec(runner, failover).await?;
             at_place(runner, failover, move |place| place.provider.make(&spec)).await
@@ -79,8 +84,11 @@ pub(super) async fn run(runner: &Runner, failover: &mut Failover, step: Step) ->
         }
         Step::RemoveMachine => {
             let id = failover.id.clone();
+            end_mending(runner, failover).await?;
             let result = at_place(runner, failover, move |place| place.provider.remove(&id)).await?;
             failover.disks.clear();
+            failover.changes.clear();
+            failover.findings.clear();
             Ok(result)
         }
         Step::ReleaseMachine => release(runner, failover).await,
@@ -94,7 +102,7 @@ pub(super) async fn run(runner: &Runner, failover: &mut Failover, step: Step) ->
 }
 
 /// The place that the failover goes to.
-fn place(runner: &Runner, failover: &Failover) -> Result<Place, Problem> {
+pub(super) fn place(runner: &Runner, failover: &Failover) -> Result<Place, Problem> {
     let gone = || {
         let problem = format!("the service's configuration has no place '{}' any more", failover.place);
         Problem::Failed(Failure::new(problem, "add the table again, restart the service, and resume"))
@@ -112,8 +120,21 @@ async fn at_place(
     runner.aside(failover, Gauge::default(), move |_| Ok(work(&place)?)).await
 }
 
+/// Ends what still works on the disks, where an instance was killed while they were mended.
+async fn end_mending(runner: &Runner, failover: &mut Failover) -> Result<(), Problem> {
+    let of_disks = failover.disks.first().map(|disk| PathBuf::from(&disk.path));
+    let Some(directory) = of_disks.as_deref().and_then(Path::parent).map(mend::directory) else {
+        return Ok(());
+    };
+    let hint = "end what works there, and resume";
+    let failed = move |err: std::io::Error| {
+        Failure::new(format!("what mends the disks does not end: {err}"), hint).into()
+    };
+    runner.aside(failover, Gauge::default(), move |_| mend::clean(&directory).map_err(failed)).await
+}
+
 /// The machine as it is to be made: by its target settings, with the disks that the point has.
-async fn spec(runner: &Runner, failover: &Failover) -> Result<Spec, Problem> {
+pub(super) async fn spec(runner: &Runner, failover: &Failover) -> Result<Spec, Problem> {
     let service = &runner.service;
     let said = targets::at_place(service, failover.machine, &failover.place).await?;
     let settings = said.effective;

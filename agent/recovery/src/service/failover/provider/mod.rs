@@ -117,6 +117,11 @@ pub trait Provider: Send + Sync {
     /// When that cannot be.
     fn image(&self, spec: &Spec, disk: &Disk) -> Outcome<Destination>;
 
+    /// The hardware addresses of the network cards that it gives the machine; nothing where somebody else makes the machine.
+    fn cards(&self, _failover: &str) -> Option<Vec<String>> {
+        None
+    }
+
     /// Makes the machine, of disks that are there, and its network.
     ///
     /// # Errors

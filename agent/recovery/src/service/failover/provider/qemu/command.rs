@@ -130,7 +130,7 @@ fn uuid(failover: &str) -> String {
 }
 
 /// The address of a network card, of those that everybody may use for virtual machines.
-fn mac(failover: &str) -> String {
+pub(super) fn mac(failover: &str) -> String {
     let digits: String =
         failover.chars().filter(char::is_ascii_hexdigit).chain("0".chars().cycle()).take(6).collect();
     format!("52:54:00:{}:{}:{}", &digits[..2], &digits[2..4], &digits[4..])

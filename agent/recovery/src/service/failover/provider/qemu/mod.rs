@@ -145,6 +145,10 @@ impl Provider for Qemu {
         self.images.image(spec, disk)
     }
 
+    fn cards(&self, failover: &str) -> Option<Vec<String>> {
+        Some(vec![command::mac(failover)])
+    }
+
     fn make(&self, spec: &Spec) -> Outcome<String> {
         self.images.are_there(spec)?;
         let directory = self.images.make_directory(&spec.failover)?;
