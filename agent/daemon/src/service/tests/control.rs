@@ -134,7 +134,7 @@ fn a_command_is_handed_on_once_and_its_result_told() {
     }
     // It is listed again, and not handed on again.
     world.service().await_received("/v1/commands?", 2);
-    world.agent.finish_command(3, CommandResult { done: true, message: "x".repeat(1 << 20) });
+    world.agent.finish_command(3, CommandResult::done("x".repeat(1 << 20)));
     let result = &world.service().await_received("/v1/commands/3", 1)[0];
     assert!(result.body.len() < 300 << 10, "cut to what may be sent");
     assert!(news.try_recv().is_err());
