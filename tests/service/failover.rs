@@ -22,7 +22,7 @@ use crate::{
 const ROUNDS: usize = 6;
 
 /// Where machines are failed over to, in a rig's directory.
-fn place(dir: &Path) -> PathBuf {
+pub(crate) fn place(dir: &Path) -> PathBuf {
     dir.join("shelf")
 }
 
@@ -32,7 +32,7 @@ fn rig() -> Rig {
 }
 
 /// A machine with some points, and what its disks held at each epoch.
-fn machine(rig: &Rig, points: u64) -> (Agent, Vec<Vec<Vec<u8>>>) {
+pub(crate) fn machine(rig: &Rig, points: u64) -> (Agent, Vec<Vec<Vec<u8>>>) {
     let (mut agent, mut held) = (ready(rig, 1), vec![Vec::new()]);
     for _ in 0..points {
         agent.write(20);
@@ -44,25 +44,25 @@ fn machine(rig: &Rig, points: u64) -> (Agent, Vec<Vec<Vec<u8>>>) {
 }
 
 /// A failover that was asked for.
-struct Failover<'a> {
-    rig: &'a Rig,
-    id: String,
+pub(crate) struct Failover<'a> {
+    pub(crate) rig: &'a Rig,
+    pub(crate) id: String,
 }
 
-fn begin<'a>(rig: &'a Rig, agent: &Agent, arguments: &[&str]) -> Failover<'a> {
+pub(crate) fn begin<'a>(rig: &'a Rig, agent: &Agent, arguments: &[&str]) -> Failover<'a> {
     let machine = agent.machine.to_string();
     let begun = rig.admin(&[&["failover", "start", &machine][..], arguments].concat());
     Failover { rig, id: begun["id"].as_str().unwrap().to_owned() }
 }
 
 impl Failover<'_> {
-    fn show(&self) -> Value {
+    pub(crate) fn show(&self) -> Value {
         self.rig.admin(&["failover", "show", &self.id])
     }
 
     /// Waits until its steps are done.
     #[track_caller]
-    fn rests(&self, phase: &str) -> Value {
+    pub(crate) fn rests(&self, phase: &str) -> Value {
         let shown = wait_for("the end of the steps", || {
             let shown = self.show();
             (shown["phase"] != "running" && shown["waiting"].is_null()).then_some(shown)
@@ -72,7 +72,7 @@ impl Failover<'_> {
     }
 
     #[track_caller]
-    fn act(&self, arguments: &[&str], phase: &str) -> Value {
+    pub(crate) fn act(&self, arguments: &[&str], phase: &str) -> Value {
         self.rig.admin(&[&["failover", arguments[0], &self.id][..], &arguments[1..]].concat());
         self.rests(phase)
     }
@@ -80,7 +80,7 @@ impl Failover<'_> {
 
 /// Demands that the images of a failover are what the disks held.
 #[track_caller]
-fn images_are(shown: &Value, agent: &Agent, held: &[Vec<u8>]) {
+pub(crate) fn images_are(shown: &Value, agent: &Agent, held: &[Vec<u8>]) {
     let disks = shown["disks"].as_array().unwrap();
     assert_eq!(disks.len(), held.len(), "{shown:#}");
     for (disk, content) in agent.disks.iter().zip(held) {

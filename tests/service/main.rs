@@ -19,6 +19,7 @@ mod grants;
 mod kills;
 mod losses;
 mod openapi;
+mod planned;
 mod quota;
 mod rig;
 mod sessions;

@@ -247,6 +247,7 @@ fn assemble(
         intakes: Intakes::default(),
         gaps: Gaps::default(),
         patience: settings.patience,
+        source_limit: settings.source_limit,
         failover: settings.failover.clone(),
         counters: super::state::Counters::default(),
         standings: std::sync::Mutex::default(),

@@ -87,13 +87,22 @@ pub(super) async fn begin(
     let settled = service.database.target(machine.id).await?.and_then(|target| target.place);
     let place = the_place(&service, wanted.place.or(settled))?;
     let point = checked_point(wanted.point.unwrap_or_else(|| "latest".to_owned()))?;
+    if wanted.kind == Kind::Planned && point != "latest" {
+        return Err(Refusal::bad(
+            "a planned failover takes the machine's last point: leave the point out, and change it afterwards",
+        ));
+    }
     let id = secret::hex(&secret::random::<8>()?);
     let failover = Failover::new(id, (machine.id, machine.name), wanted.kind, place, point);
     if !service.database.add_failover(&failover).await? {
         let problem = "the machine is being failed over already: cancel or commit that failover first";
         return Err(Refusal::new(ErrorCode::Conflict, problem));
     }
-    let kind = if wanted.kind == Kind::Test { "a test failover" } else { "a failover" };
+    let kind = match wanted.kind {
+        Kind::Test => "a test failover",
+        Kind::Planned => "a planned failover",
+        Kind::Unplanned => "a failover",
+    };
     let message = format!("{kind} to {} was asked for: {}", failover.place, failover.id);
     service.event(EventKind::Failover, Some(machine.id), message).await;
     Ok(Json(json!(Shown::from(Kept { failover, asked: None }))))

@@ -7,7 +7,7 @@ use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result};
 
-const STEPS: [&[&str]; 4] = [FIRST, SECOND, THIRD, FOURTH];
+const STEPS: [&[&str]; 5] = [FIRST, SECOND, THIRD, FOURTH, FIFTH];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE policies (
@@ -144,6 +144,8 @@ const FOURTH: &[&str] = &[
         body TEXT NOT NULL)",
     "CREATE INDEX exports_of ON exports (machine, expires)",
 ];
+
+const FIFTH: &[&str] = &["ALTER TABLE commands ADD COLUMN point TEXT"];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.
 const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(7305813244915873) AS TEXT)";
