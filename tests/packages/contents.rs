@@ -51,6 +51,7 @@ fn expected(kind: &str, product: Product) -> BTreeMap<String, String> {
         plain.push(format!("/usr/share/doc/{name}/changelog.Debian.gz"));
     }
     if name == "mobility-agent" {
+        plain.push("/usr/lib/systemd/system/mobility-agent-halted.target".to_owned());
         plain.push("/usr/lib/tmpfiles.d/mobility-agent.conf".to_owned());
         plain.push("/etc/mobility-agent/config.d/10-defaults.toml".to_owned());
         if kind == "rpm" {

@@ -143,7 +143,7 @@ fn a_damaged_segment_leads_to_one_command_to_resync() {
     taken_in(&rig, &sound, 2);
     agent.new_generation();
     assert_eq!(agent.head.as_ref().unwrap().epoch, Epoch(1));
-    let done = CommandResult { done: true, message: "compared".to_owned() };
+    let done = CommandResult::done("compared");
     agent.post::<()>(&format!("/v1/commands/{}", command.id), &done).unwrap();
     agent.post::<()>(&format!("/v1/commands/{}", command.id), &done).unwrap();
     assert!(agent.commands(0).unwrap().commands.is_empty());

@@ -24,6 +24,7 @@ mod losses;
 mod mending;
 mod openapi;
 mod plan_site;
+mod planned;
 mod plans;
 mod quota;
 mod rig;

@@ -13,5 +13,6 @@ pub mod object_stores;
 pub mod pulse;
 pub mod requirement;
 pub mod scratch;
+pub mod service_manager;
 pub mod service_process;
 pub mod vault_maker;

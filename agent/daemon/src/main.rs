@@ -10,6 +10,7 @@ mod exit;
 mod guard;
 mod identity;
 mod log;
+mod manager;
 mod manual;
 mod point;
 mod replicate;
@@ -19,6 +20,7 @@ mod scripts;
 mod service;
 mod state_file;
 mod status;
+mod stop;
 mod systemd;
 mod thaw;
 

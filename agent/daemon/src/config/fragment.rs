@@ -53,6 +53,24 @@ pub(crate) struct Fragment {
     /// The way to the recovery service.
     #[serde(default)]
     pub(crate) service: ServiceFragment,
+    /// Stopping the machine.
+    #[serde(default)]
+    pub(crate) stop: StopFragment,
+}
+
+/// The table `[stop]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct StopFragment {
+    /// Whether the recovery service may have the machine stopped.
+    pub(crate) allow: Option<bool>,
+    /// Units that go on besides the usual ones. The list of a later fragment replaces that of an earlier one.
+    pub(crate) keep: Option<Vec<String>>,
+    /// How long stopping may take.
+    #[serde(default, with = "values::duration", skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<Duration>,
+    /// Where the service manager listens.
+    pub(crate) manager: Option<PathBuf>,
 }
 
 /// The table `[service]`.
@@ -167,6 +185,7 @@ impl Fragment {
             limits,
             scripts,
             service,
+            stop,
         } = later;
         self.debug = debug.or(self.debug.take());
         self.vault = vault.or(self.vault.take());
@@ -177,6 +196,11 @@ impl Fragment {
         self.app_consistent_interval = app_consistent_interval.or(self.app_consistent_interval.take());
         self.scripts.dir = scripts.dir.or(self.scripts.dir.take());
         self.scripts.timeout = scripts.timeout.or(self.scripts.timeout);
+        let mine = &mut self.stop;
+        mine.allow = stop.allow.or(mine.allow);
+        mine.keep = stop.keep.or(mine.keep.take());
+        mine.limit = stop.limit.or(mine.limit);
+        mine.manager = stop.manager.or(mine.manager.take());
         let mine = &mut self.service;
         mine.state_dir = service.state_dir.or(mine.state_dir.take());
         mine.proxy = service.proxy.or(mine.proxy.take());

@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     exit::Failure,
+    manager,
     service::{DEFAULT_STATE_DIR, Options, ProxySettings},
+    stop::StopSettings,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -30,6 +32,11 @@ const SCRIPT_TIMEOUT: (Duration, Duration) = (Duration::from_secs(1), Duration::
 const SCRIPT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// For how long grants to upload may be kept ahead.
 const GRANTS_AHEAD: (Duration, Duration) = (Duration::from_secs(60), DAY);
+/// How long it may take until all that writes on the machine was stopped.
+const STOP_LIMIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+const STOP_LIMIT_DEFAULT: Duration = Duration::from_secs(300);
+/// Units that can be kept by name.
+const MOST_KEPT: usize = 64;
 /// Where scripts are unless told otherwise.
 const SCRIPTS: &str = "/etc/mobility-agent/scripts.d";
 
@@ -91,6 +98,23 @@ pub(super) fn scripts(fragment: &Fragment) -> Result<ScriptSettings, Failure> {
     let timeout = given.timeout.unwrap_or(SCRIPT_TIMEOUT_DEFAULT);
     within("scripts.timeout", timeout, SCRIPT_TIMEOUT, time)?;
     Ok(ScriptSettings { dir, timeout })
+}
+
+/// Whether and how the machine is stopped for a failover.
+pub(super) fn stop(fragment: &Fragment) -> Result<StopSettings, Failure> {
+    let given = &fragment.stop;
+    let keep = given.keep.clone().unwrap_or_default();
+    within("the list stop.keep", keep.len(), (0, MOST_KEPT), |n| n.to_string())?;
+    let limit = given.limit.unwrap_or(STOP_LIMIT_DEFAULT);
+    within("stop.limit", limit, STOP_LIMIT, time)?;
+    let manager = given.manager.clone().unwrap_or_else(|| manager::SOCKET.into());
+    if !manager.is_absolute() {
+        let manager = manager.display();
+        return Err(Failure::Config(format!(
+            "stop.manager is {manager}, but must be a whole path, from `/` on"
+        )));
+    }
+    Ok(StopSettings { allow: given.allow.unwrap_or(true), keep, limit, manager })
 }
 
 /// The way to the recovery service.

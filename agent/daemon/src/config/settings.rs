@@ -10,13 +10,14 @@ use std::{
 use mobility_engine::Limits;
 
 use super::{
-    fragment::{Fragment, LimitsFragment, ScriptsFragment, ServiceFragment},
-    limits::{limits, scripts, service},
+    fragment::{Fragment, LimitsFragment, ScriptsFragment, ServiceFragment, StopFragment},
+    limits::{limits, scripts, service, stop},
 };
 use crate::{
     cli::{Capture, Cut, RunArgs},
     exit::Failure,
     service::Options,
+    stop::StopSettings,
 };
 
 /// A valid configuration.
@@ -34,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) scripts: ScriptSettings,
     /// The way to the recovery service.
     pub(crate) service: ServiceSettings,
+    /// Whether and how the machine is stopped for a failover.
+    pub(crate) stop: StopSettings,
     /// What it was made from.
     source: Fragment,
 }
@@ -75,6 +78,7 @@ impl Settings {
                 timeout: None,
             },
             service: ServiceFragment { state_dir: args.state_dir.clone(), ..ServiceFragment::default() },
+            stop: StopFragment::default(),
         });
         Settings::check(fragment)
     }
@@ -98,8 +102,8 @@ impl Settings {
             );
         }
         let (limits, scripts, service) = (limits(&fragment)?, scripts(&fragment)?, service(&fragment)?);
-        let capture = fragment.capture.unwrap_or_default();
-        Ok(Settings { vault, disks, capture, limits, scripts, service, source: fragment })
+        let (capture, stop) = (fragment.capture.unwrap_or_default(), stop(&fragment)?);
+        Ok(Settings { vault, disks, capture, limits, scripts, service, stop, source: fragment })
     }
 
     /// The configuration as a fragment would have it, with the defaults filled in.
@@ -126,6 +130,12 @@ impl Settings {
                 timeout: Some(self.scripts.timeout),
             },
             service: self.source.service.shown(),
+            stop: StopFragment {
+                allow: Some(self.stop.allow),
+                keep: Some(self.stop.keep.clone()),
+                limit: Some(self.stop.limit),
+                manager: Some(self.stop.manager.clone()),
+            },
             ..self.source.clone()
         };
         toml::to_string(&shown)
@@ -153,7 +163,10 @@ mod tests {
         let settings = Settings::check(fragment()).unwrap();
         let again: Fragment = toml::from_str(&settings.to_toml().unwrap()).unwrap();
         let again = Settings::check(again).unwrap();
-        assert_eq!((again.limits, again.scripts), (settings.limits, settings.scripts));
+        assert_eq!(
+            (again.limits, again.scripts, again.stop),
+            (settings.limits, settings.scripts, settings.stop)
+        );
     }
 
     #[test]
@@ -174,7 +187,7 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_with_a_remedy() {
         type Spoil = fn(&mut Fragment);
-        let cases: [(&str, Spoil); 11] = [
+        let cases: [(&str, Spoil); 13] = [
             ("--debug", |f| f.debug = None),
             ("--vault", |f| f.vault = None),
             ("--disk", |f| f.disks = None),
@@ -185,6 +198,8 @@ mod tests {
             ("app-consistent-interval", |f| f.app_consistent_interval = Some(Duration::from_secs(14))),
             ("scripts.timeout", |f| f.scripts.timeout = Some(Duration::from_millis(999))),
             ("scripts.timeout", |f| f.scripts.timeout = Some(Duration::from_secs(601))),
+            ("stop.limit", |f| f.stop.limit = Some(Duration::from_millis(999))),
+            ("stop.manager", |f| f.stop.manager = Some("private".into())),
             ("scripts.dir", |f| f.scripts.dir = Some("scripts.d".into())),
         ];
         for (hint, spoil) in cases {

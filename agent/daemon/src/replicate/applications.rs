@@ -88,6 +88,10 @@ impl Replication {
             let answer = Answer::Failed { reason: NO_SCRIPTS.to_owned() };
             return self.applications.answer(number, &answer, self.link.as_mut());
         }
+        if let Some(reason) = self.halt.refuses_points() {
+            let answer = Answer::Failed { reason: reason.to_owned() };
+            return self.applications.answer(number, &answer, self.link.as_mut());
+        }
         let wish = mobility_engine::Request { id: number, application: request.application };
         self.engine.handle(clock::now(), Event::PointWanted(wish));
     }

@@ -30,6 +30,7 @@ impl Replication {
         ids.into_iter().for_each(|id| self.look_at(id));
         let status = self.engine.status();
         let line = self.report.write(&status, &self.captures());
+        self.look_after_halt();
         self.tell_service(false);
         self.pace();
         self.systemd.status(&line);

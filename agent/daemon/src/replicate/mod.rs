@@ -11,6 +11,7 @@ mod cut;
 mod disk;
 mod fault;
 mod freeze;
+mod halt;
 mod health;
 mod open;
 mod orders;
@@ -39,6 +40,7 @@ use self::{
     applications::Applications,
     commit::Prepared,
     disk::{Opening, Protected},
+    halt::Halt,
     open::VaultLock,
     orders::Link,
     pack::{Sealed, SharedChain, Window},
@@ -75,6 +77,10 @@ pub(crate) enum Message {
     Requested(Request),
     /// The recovery service says something.
     Service(FromService),
+    /// What writes on the machine is stopped, or was started again for this reason.
+    Halted(Result<(), String>),
+    /// What was stopped is being started again.
+    WentOn(Result<(), String>),
     /// The configuration may have changed.
     Reload,
 }
@@ -108,6 +114,7 @@ pub(crate) struct Replication {
     opening: Opening,
     head_file: PathBuf,
     applications: Applications,
+    halt: Halt,
     report: Report,
     systemd: Systemd,
     next_housekeeping: Time,
@@ -137,6 +144,7 @@ impl Replication {
                 Ok(None) => self.stopped = true,
                 Err(_) => self.engine.tick(clock::now()),
             }
+            self.look_at_last_point();
             self.act();
             self.housekeep();
         }
@@ -167,6 +175,8 @@ impl Replication {
             }
             Message::Requested(request) => self.requested(request),
             Message::Service(said) => self.said_by_service(said),
+            Message::Halted(result) => self.halted(result),
+            Message::WentOn(result) => self.went_on(result),
             // Taken in by the loop itself.
             Message::Reload => {}
         }

@@ -23,13 +23,17 @@ pub(crate) struct Link {
     service: Service,
     policy: Policy,
     waiting: BTreeMap<RequestId, CommandId>,
+    /// The last point before a failover, if it was asked for and is not made.
+    last: Option<RequestId>,
+    /// What came of it, until somebody has looked.
+    last_answer: Option<Answer>,
     /// The head when this run began: of commits after it the engine knows what they held.
     since: Epoch,
 }
 
 impl Link {
     pub(crate) fn new(service: Service, policy: Policy, since: Epoch) -> Link {
-        Link { service, policy, waiting: BTreeMap::new(), since }
+        Link { service, policy, waiting: BTreeMap::new(), last: None, last_answer: None, since }
     }
 
     pub(super) fn policy(&self) -> &Policy {
@@ -41,15 +45,28 @@ impl Link {
         self.policy.scripts
     }
 
+    /// The last point before a failover is asked for.
+    pub(super) fn wants_last(&mut self, id: RequestId) {
+        (self.last, self.last_answer) = (Some(id), None);
+    }
+
+    /// What came of it, once.
+    pub(super) fn last_answered(&mut self) -> Option<Answer> {
+        self.last_answer.take()
+    }
+
     /// A point that the service had asked for was made, or not.
     pub(super) fn answered(&mut self, id: &RequestId, answer: &Answer) {
+        if self.last == Some(*id) {
+            (self.last, self.last_answer) = (None, Some(answer.clone()));
+        }
         let Some(command) = self.waiting.remove(id) else { return };
         let result = match answer {
             Answer::Made(made) => {
                 let consistency = made.consistency.name();
-                CommandResult { done: true, message: format!("point {}, {consistency}-consistent", made.id) }
+                CommandResult::done(format!("point {}, {consistency}-consistent", made.id))
             }
-            Answer::Failed { reason } => CommandResult { done: false, message: reason.clone() },
+            Answer::Failed { reason } => CommandResult::refused(reason.clone()),
         };
         self.service.finish_command(command, result);
     }
@@ -74,6 +91,7 @@ impl Replication {
             FromService::TakenIn(epoch) => self.engine.handle(clock::now(), Event::TakenIn(epoch)),
             FromService::Fenced(message) => self.end(Failure::Fenced(message)),
             FromService::Revoked(message) => self.end(Failure::Revoked(message)),
+            FromService::Told(command, taken) => self.told(command, taken),
             // It has ended by then.
             FromService::Reinstated => {}
         }
@@ -96,7 +114,7 @@ impl Replication {
     pub(super) fn limits_changed(&mut self) {
         let limits = self.report.limits();
         let limits = self.link.as_ref().map_or(limits, |link| with_policy(limits, &link.policy));
-        self.engine.handle(clock::now(), Event::LimitsChanged(limits));
+        self.engine.handle(clock::now(), Event::LimitsChanged(self.halt.over(limits)));
     }
 
     /// The rate that the policy allows now.
@@ -111,16 +129,19 @@ impl Replication {
             Order::Point { application } => self.asked_by_service(id, application),
             Order::Resync { generation, reason, through, disks } => {
                 let message = self.doubt(generation, reason, through, disks);
-                self.conclude(id, true, message);
+                self.conclude(id, CommandResult::done(message));
             }
+            Order::Halt { failover } => self.halt(id, failover),
+            Order::SwitchOff { failover } => self.switch_off(id, &failover),
+            Order::GoOn { failover } => self.go_on(id, &failover),
             // The connection answers these by itself.
             Order::Renew | Order::Logs | Order::Unknown => {}
         }
     }
 
-    fn conclude(&self, id: CommandId, done: bool, message: &str) {
+    pub(super) fn conclude(&self, id: CommandId, result: CommandResult) {
         if let Some(link) = &self.link {
-            link.service.finish_command(id, CommandResult { done, message: message.to_owned() });
+            link.service.finish_command(id, result);
         }
     }
 
@@ -132,7 +153,7 @@ impl Replication {
                 }
                 self.requested(Request { id, application });
             }
-            Err(err) => self.conclude(command, false, &err.to_string()),
+            Err(err) => self.conclude(command, CommandResult::refused(err.to_string())),
         }
     }
 

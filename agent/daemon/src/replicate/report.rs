@@ -20,6 +20,7 @@ use crate::{
     clock,
     config::Settings,
     state_file::{self, LastPoint, Problem, State},
+    stop::StopSettings,
 };
 
 /// A fault that comes back within this time is not logged again.
@@ -174,12 +175,18 @@ impl Report {
             );
         }
         self.settings.limits = settings.limits;
+        self.settings.stop.clone_from(&settings.stop);
         changes
     }
 
     /// The limits of the configuration.
     pub(crate) fn limits(&self) -> Limits {
         self.settings.limits
+    }
+
+    /// Whether and how the machine may be stopped.
+    pub(crate) fn stop_settings(&self) -> &StopSettings {
+        &self.settings.stop
     }
 
     /// What a recovery service is told.

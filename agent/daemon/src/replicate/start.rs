@@ -21,6 +21,7 @@ use super::{
     applications::Applications,
     disk::{Opening, Protected},
     freeze::{self, Freezing},
+    halt::Halt,
     open::{self, Opened},
     orders,
     pack::{Chain, Window},
@@ -86,11 +87,12 @@ pub(crate) fn start(
     let (disks, starts) = open_disks(inspected, &opening, head.as_ref(), trusted)?;
     let seed = u64::from_le_bytes(identity::random()?);
     let epoch = head.as_ref().map_or(Epoch(0), |head| head.epoch);
+    let halt = Halt::load(runtime_dir.join(format!("{machine}.halt")));
     let limits =
         link.as_ref().map_or(settings.limits, |link| orders::with_policy(settings.limits, link.policy()));
     // Nothing was committed yet where there is no head, whatever generation the service has reached.
     let begun = (head.is_some() || generation > Generation(0)).then_some((generation, epoch));
-    let start = Start { limits, seed, head: begun, disks: starts };
+    let start = Start { limits: halt.over(limits), seed, head: begun, disks: starts };
     let mut replication = Replication {
         engine: Engine::new(clock::now(), start),
         store,
@@ -112,6 +114,7 @@ pub(crate) fn start(
         messages,
         cancel,
         applications,
+        halt,
         opening,
         head_file,
         systemd: Systemd::new(),

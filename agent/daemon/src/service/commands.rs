@@ -79,10 +79,10 @@ fn hand_on(connection: &Connection, command: Command) {
             connection.renew_now.store(true, Ordering::Relaxed);
             connection.chores.ring();
         }
-        Order::Logs => connection.finished(command.id, CommandResult { done: true, message: log::recent() }),
+        Order::Logs => connection.finished(command.id, CommandResult::done(log::recent())),
         Order::Unknown => {
-            let message = "this version of the agent does not know the command: upgrade it".to_owned();
-            connection.finished(command.id, CommandResult { done: false, message });
+            let reason = "this version of the agent does not know the command: upgrade it";
+            connection.finished(command.id, CommandResult::refused(reason));
         }
         _ => connection.deliver(FromService::Command(command)),
     }

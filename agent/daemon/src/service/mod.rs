@@ -112,6 +112,8 @@ pub(crate) enum FromService {
     Command(Command),
     /// All epochs up to this one are in target storage.
     TakenIn(Epoch),
+    /// What came of this command was told; whether the service took it, which it does not where nobody waits for it any more.
+    Told(CommandId, bool),
     /// Another agent goes on with this identity: stop for good.
     Fenced(String),
     /// The machine was taken out of protection: stop. Asked again every hour.

@@ -56,12 +56,10 @@ pub(super) fn if_due(connection: &Connection) -> Result<bool, ServiceFault> {
     }
     let result = renew(connection);
     let said = match &result {
-        Ok(expires) => {
-            CommandResult { done: true, message: format!("the certificate is good until {expires}") }
-        }
+        Ok(expires) => CommandResult::done(format!("the certificate is good until {expires}")),
         Err(fault) => {
             tracing::warn!("the certificate cannot be renewed: {fault}");
-            CommandResult { done: false, message: fault.to_string() }
+            CommandResult::refused(fault.to_string())
         }
     };
     // A try that failed is repeated, but whoever wanted it hears of the first.

@@ -9,6 +9,7 @@ use std::{sync::Arc, time::Duration};
 use mobility_format::control::CommitState;
 
 use super::{
+    FromService,
     client::Ask,
     connection::{Commit, Connection, lock},
     fault::{ServiceFault, ServiceFaultKind as Kind},
@@ -62,12 +63,16 @@ pub(super) fn run(connection: &Arc<Connection>) {
 /// Tells the oldest result. Returns whether there is another.
 fn tell_result(connection: &Connection) -> Result<bool, ServiceFault> {
     let Some((id, result)) = lock(&connection.results).front().cloned() else { return Ok(false) };
-    match connection.ask(&Ask::post(&format!("commands/{id}"), &result)?) {
+    let taken = match connection.ask(&Ask::post(&format!("commands/{id}"), &result)?) {
         Err(fault) if !matches!(fault.kind, Kind::Refused(_)) => return Err(fault),
-        Err(fault) => tracing::warn!("the result of command {id} was refused: {fault}"),
-        Ok(_) => {}
-    }
+        Err(fault) => {
+            tracing::warn!("the result of command {id} was refused: {fault}");
+            false
+        }
+        Ok(_) => true,
+    };
     lock(&connection.results).pop_front();
+    connection.deliver(FromService::Told(id, taken));
     Ok(true)
 }
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Limited, MAX_DISKS, MAX_TEXT, TooMuch, within};
+use super::{Claim, Limited, MAX_DISKS, MAX_TEXT, TooMuch, within};
 use crate::{DiskId, Epoch, Generation};
 
 /// Commands that may wait for a machine.
@@ -60,6 +60,22 @@ pub enum Order {
     Renew,
     /// Send the newest lines of the log.
     Logs,
+    /// Stop whatever writes on the machine, make a last point and say which it is ([`CommandResult::point`]). No other is made until one
+    /// of the two below has come. To be done again where it was done already.
+    Halt {
+        /// For which failover.
+        failover: String,
+    },
+    /// Switch the machine off, once it was heard that this will be done. Refused where it is not halted for this failover.
+    SwitchOff {
+        /// For which failover.
+        failover: String,
+    },
+    /// Start again what was stopped to halt the machine, and make points again. Nothing is to be done where nothing was stopped.
+    GoOn {
+        /// For which failover.
+        failover: String,
+    },
     /// An order of a later version: to be answered with an error.
     #[serde(other)]
     Unknown,
@@ -82,7 +98,27 @@ pub struct CommandResult {
     pub done: bool,
     /// What there is to say, for people; the log's lines.
     pub message: String,
+    /// The last point of a machine that was halted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub point: Option<Claim>,
 }
+
+impl CommandResult {
+    /// It was done, and this is to be said of it.
+    #[must_use]
+    pub fn done(message: impl Into<String>) -> CommandResult {
+        CommandResult { done: true, message: message.into(), point: None }
+    }
+
+    /// It was not done, for this reason.
+    #[must_use]
+    pub fn refused(reason: impl Into<String>) -> CommandResult {
+        CommandResult { done: false, message: reason.into(), point: None }
+    }
+}
+
+/// The longest name of a failover, in bytes.
+const MAX_FAILOVER: usize = 64;
 
 /// The longest message of a result, in bytes.
 const MAX_RESULT: usize = 256 << 10;
@@ -95,6 +131,9 @@ impl Limited for Commands {
                 within("the reason", reason.len(), MAX_TEXT)?;
                 within("the list of disks", disks.len(), MAX_DISKS)?;
                 disks.iter().try_for_each(|disk| within("the ranges of a disk", disk.ranges.len(), 65_536))
+            }
+            Order::Halt { failover } | Order::SwitchOff { failover } | Order::GoOn { failover } => {
+                within("the name of a failover", failover.len(), MAX_FAILOVER)
             }
             _ => Ok(()),
         })

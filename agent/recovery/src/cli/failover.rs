@@ -52,6 +52,8 @@ pub(super) enum Command {
 pub(super) enum Kind {
     /// To see that it works, on a network of its own, while the machine goes on
     Test,
+    /// Because the machine is to run elsewhere: what writes on it is stopped, its last point taken in, and it is switched off before
+    Planned,
     /// Because the machine is gone
     Unplanned,
 }
@@ -139,6 +141,7 @@ fn begin(start: &Start) -> Result<Outcome> {
     let service = start.place.connect()?;
     let kind = match start.kind {
         Kind::Test => "test",
+        Kind::Planned => "planned",
         Kind::Unplanned => "unplanned",
     };
     let wanted = json!({
@@ -265,6 +268,15 @@ fn report(failover: &Value) -> String {
     }
     if let (Some(took), Some(age)) = (failover["took_ms"].as_f64(), failover["chosen"]["age_ms"].as_f64()) {
         lines.push(format!("  RTO {:.1} s, RPO {:.1} s", took / 1e3, age / 1e3));
+        let (last, chosen) =
+            (failover["source"]["last"]["epoch"].as_u64(), failover["chosen"]["epoch"].as_u64());
+        if last.is_some() && chosen >= last {
+            let point = text(&failover["chosen"]["id"]);
+            lines.push(format!(
+                "  nothing is lost: the machine was stopped before point {point}, and down for {:.1} s",
+                took / 1e3
+            ));
+        }
     }
     lines.push(String::new());
     lines.join("\n")

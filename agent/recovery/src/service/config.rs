@@ -31,6 +31,9 @@ const MOST_CONNECTIONS: usize = 1_000_000;
 /// minute unless its operator wants another.
 const MISSING_S: usize = 180;
 const MOST_MISSING_S: usize = 86_400;
+/// How long a machine may take to be stopped for a planned failover, unless it is said, in seconds.
+const SOURCE_S: usize = 1800;
+const MOST_SOURCE_S: usize = 86_400;
 /// Addresses that machines may be told.
 const MAX_ADDRESSES: usize = 16;
 
@@ -92,6 +95,7 @@ struct Limits {
     connections: Option<usize>,
     workers: Option<usize>,
     missing_s: Option<usize>,
+    source_s: Option<usize>,
 }
 
 /// What the service goes by. It has no `Debug`, since the database's address may hold a password.
@@ -115,6 +119,8 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// For how long a commit may be missing while later ones are there.
     pub(crate) patience: Duration,
+    /// How long a machine may take to be stopped for a planned failover.
+    pub(crate) source_limit: Duration,
     /// Where machines can be failed over to, by name.
     pub(crate) failover: BTreeMap<String, Place>,
     /// What plans go by.
@@ -181,6 +187,12 @@ impl Settings {
                 file.limits.missing_s,
                 MISSING_S,
                 MOST_MISSING_S,
+            )? as u64),
+            source_limit: Duration::from_secs(within(
+                "limits.source-s",
+                file.limits.source_s,
+                SOURCE_S,
+                MOST_SOURCE_S,
             )? as u64),
             failover: failover.collect::<Result<_, ConfigError>>()?,
         })

@@ -249,6 +249,7 @@ fn assemble(
         intakes: Intakes::default(),
         gaps: Gaps::default(),
         patience: settings.patience,
+        source_limit: settings.source_limit,
         failover: settings.failover.clone(),
         plans: settings.plans.clone(),
         counters: super::state::Counters::default(),

@@ -72,6 +72,8 @@ pub(crate) struct Service {
     pub(crate) gaps: Gaps,
     /// For how long a commit may be missing while later ones are there.
     pub(crate) patience: Duration,
+    /// How long a machine may take to be stopped for a planned failover.
+    pub(crate) source_limit: Duration,
     /// Where machines can be failed over to, by name.
     pub(crate) failover: BTreeMap<String, Place>,
     /// What plans go by here.

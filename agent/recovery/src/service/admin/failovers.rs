@@ -87,6 +87,11 @@ pub(super) async fn begin(
         service.database.machine(wanted.machine).await?.ok_or_else(|| Refusal::not_found("machine"))?;
     let place = place_of(&service, machine.id, wanted.place).await?;
     let point = checked_point(wanted.point.unwrap_or_else(|| "latest".to_owned()))?;
+    if wanted.kind == Kind::Planned && point != "latest" {
+        return Err(Refusal::bad(
+            "a planned failover takes the machine's last point: leave the point out, and change it afterwards",
+        ));
+    }
     let id = secret::hex(&secret::random::<8>()?);
     let failover = Failover::new(id, (machine.id, machine.name), wanted.kind, place, point);
     if !add(&service, &failover).await? {
@@ -102,7 +107,11 @@ pub(in crate::service) async fn add(service: &Service, failover: &Failover) -> R
         return Ok(false);
     }
     facts::store_now(service, failover.machine).await;
-    let kind = if failover.kind == Kind::Test { "a test failover" } else { "a failover" };
+    let kind = match failover.kind {
+        Kind::Test => "a test failover",
+        Kind::Planned => "a planned failover",
+        Kind::Unplanned => "a failover",
+    };
     let message = format!("{kind} to {} was asked for: {}", failover.place, failover.id);
     service.event(EventKind::Failover, Some(failover.machine), message).await;
     Ok(true)

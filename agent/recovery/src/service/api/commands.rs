@@ -8,13 +8,17 @@ use axum::{Json, extract::State};
 use jiff::Timestamp;
 use mobility_format::{
     SessionId,
-    control::{CommandId, CommandResult, Commands, Order},
+    control::{CommandId, CommandResult, Commands, ErrorCode, Order},
 };
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::{InPath, InQuery, Said, caller::Caller, said};
-use crate::service::{database::EventKind, refusal::Answer, state::Service};
+use crate::service::{
+    database::{EventKind, Noted},
+    refusal::{Answer, Refusal},
+    state::Service,
+};
 
 /// The longest wait, in seconds.
 const LONGEST_S: u64 = 50;
@@ -62,9 +66,12 @@ pub(super) async fn done(
     InPath(id): InPath<CommandId>,
     Said(result): Said<CommandResult>,
 ) -> Answer<Json<()>> {
-    let order = service.database.command_done(caller.machine, id, &result, Timestamp::now()).await?;
+    let noted = service.database.command_done(caller.machine, id, &result, Timestamp::now()).await?;
+    if noted == Noted::Withdrawn {
+        return Err(Refusal::new(ErrorCode::Conflict, "nobody waits for this command any more"));
+    }
     // A repeated request finds nothing, and that is as good.
-    if let Some(order) = order {
+    if let Noted::Now(order) = noted {
         let kind = if result.done { EventKind::CommandDone } else { EventKind::CommandFailed };
         let said = if matches!(order, Order::Logs) { "the log was sent" } else { &result.message };
         service.event(kind, Some(caller.machine), format!("{}: {said}", name(&order))).await;
@@ -79,6 +86,9 @@ pub(crate) fn name(order: &Order) -> &'static str {
         Order::Resync { .. } => "resync",
         Order::Renew => "renew the certificate",
         Order::Logs => "send the log",
+        Order::Halt { .. } => "stop what writes",
+        Order::SwitchOff { .. } => "switch off",
+        Order::GoOn { .. } => "go on",
         Order::Unknown => "an order of a later version",
     }
 }

@@ -23,6 +23,31 @@ pub(crate) enum Waiting {
     Refused,
 }
 
+/// How far a command is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CommandState {
+    /// It was not answered.
+    Waiting,
+    /// What it was, and what came of it.
+    Answered(Order, CommandResult),
+    /// Nobody waits for what comes of it any more.
+    Withdrawn,
+}
+
+/// What became of the result of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// It is noted, for this order.
+    Now(Order),
+    /// It had been before, or there is no such command.
+    Before,
+    /// Nobody waits for it any more.
+    Withdrawn,
+}
+
+/// `succeeded` of a command that was withdrawn.
+const WITHDRAWN: i64 = 2;
+
 impl Database {
     /// Leaves a command for a machine.
     pub(crate) async fn order(&self, machine: MachineId, order: &Order, now: Timestamp) -> Result<Waiting> {
@@ -72,25 +97,61 @@ impl Database {
         rows.iter().map(command).collect()
     }
 
-    /// Notes what came of a command. What it was, where it was waiting.
+    /// How far a command is, if there is one.
+    pub(crate) async fn command(&self, machine: MachineId, id: CommandId) -> Result<Option<CommandState>> {
+        let statement = query(
+            "SELECT body, done, succeeded, message, point FROM commands WHERE machine = $1 AND id = $2",
+        );
+        let row = self.one(statement.bind(machine.to_string()).bind(stored(id))).await?;
+        let Some(row) = row else { return Ok(None) };
+        let lost = || DatabaseError::Content("a command is empty".to_owned());
+        let order = row.json_if("body")?.ok_or_else(lost)?;
+        Ok(Some(match (row.number_if("done")?, row.number_if("succeeded")?) {
+            (None, _) => CommandState::Waiting,
+            (_, Some(WITHDRAWN)) => CommandState::Withdrawn,
+            (_, succeeded) => {
+                let message = row.text_if("message")?.unwrap_or_default();
+                let result =
+                    CommandResult { done: succeeded == Some(1), message, point: row.json_if("point")? };
+                CommandState::Answered(order, result)
+            }
+        }))
+    }
+
+    /// Gives up on a command. Whether it was not answered until now: what comes of it later does not count.
+    pub(crate) async fn withdraw_command(&self, machine: MachineId, id: CommandId) -> Result<bool> {
+        let statement = query(
+            "UPDATE commands SET done = created, succeeded = $1 WHERE machine = $2 AND id = $3 AND done IS NULL",
+        );
+        let statement = statement.bind(WITHDRAWN).bind(machine.to_string()).bind(stored(id));
+        Ok(self.write(statement).await? == 1)
+    }
+
+    /// Notes what came of a command.
     pub(crate) async fn command_done(
         &self,
         machine: MachineId,
         id: CommandId,
         result: &CommandResult,
         now: Timestamp,
-    ) -> Result<Option<Order>> {
+    ) -> Result<Noted> {
         let statement = query(
-            "UPDATE commands SET done = $1, succeeded = $2, message = $3
-             WHERE machine = $4 AND id = $5 AND done IS NULL RETURNING body",
+            "UPDATE commands SET done = $1, succeeded = $2, message = $3, point = $4
+             WHERE machine = $5 AND id = $6 AND done IS NULL RETURNING body",
         );
         let statement = statement
             .bind(millis(now))
             .bind(i64::from(result.done))
             .bind(result.message.clone())
+            .bind(result.point.as_ref().map(json).transpose()?)
             .bind(machine.to_string())
             .bind(stored(id));
-        self.change(statement).await?.map_or(Ok(None), |row| row.json_if("body"))
+        let order = self.change(statement).await?.map_or(Ok(None), |row| row.json_if("body"))?;
+        Ok(match order {
+            Some(order) => Noted::Now(order),
+            None if self.command(machine, id).await? == Some(CommandState::Withdrawn) => Noted::Withdrawn,
+            None => Noted::Before,
+        })
     }
 
     /// Machines for which a command was left since `since`: by another instance, perhaps.

@@ -40,7 +40,7 @@ use sqlx::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-pub(crate) use commands::Waiting;
+pub(crate) use commands::{CommandState, Noted, Waiting};
 pub(crate) use events::{Event, Kind as EventKind};
 pub(crate) use facts::Found;
 pub(crate) use failovers::Kept;

@@ -7,7 +7,7 @@ use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result};
 
-const STEPS: [&[&str]; 5] = [FIRST, SECOND, THIRD, FOURTH, FIFTH];
+const STEPS: [&[&str]; 6] = [FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE policies (
@@ -167,6 +167,9 @@ const FIFTH: &[&str] = &[
     "CREATE INDEX plan_runs_of ON plan_runs (plan, created)",
     "CREATE INDEX plan_runs_busy ON plan_runs (busy, claimed_until)",
 ];
+
+/// Which point an agent made last before it stopped its machine.
+const SIXTH: &[&str] = &["ALTER TABLE commands ADD COLUMN point TEXT"];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.
 const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(7305813244915873) AS TEXT)";

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use mobility_format::{ByteCount, DiskId, Epoch, MachineId, manifest::Consistency};
 use serde::{Deserialize, Serialize};
 
-use super::{mend::Change, step::Step};
+use super::{mend::Change, source::Source, step::Step};
 use crate::PointId;
 
 /// Lines of its own log that a failover keeps. Each step adds a few.
@@ -22,6 +22,8 @@ const LINES_STORED: usize = 50;
 pub(crate) enum Kind {
     /// To see that it works: on a network of its own, while the machine goes on.
     Test,
+    /// Because the machine is to run elsewhere: it is stopped before, and nothing is lost.
+    Planned,
     /// Because the machine is gone.
     Unplanned,
 }
@@ -154,6 +156,9 @@ pub(crate) struct Failover {
     /// The hardware that the machine was before, as far as it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) hardware: Option<String>,
+    /// What is known of the machine at the source, where it is stopped for the failover.
+    #[serde(default)]
+    pub(crate) source: Source,
     /// The newest epoch when the machine at the target was admitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) admitted_at: Option<u64>,
@@ -213,6 +218,7 @@ impl Failover {
             then: Phase::Ready,
             holds_point: false,
             hardware: None,
+            source: Source::default(),
             admitted_at: None,
             committed: false,
             steps: Vec::new(),
@@ -224,7 +230,8 @@ impl Failover {
             hint: String::new(),
             log: Vec::new(),
         };
-        failover.plan(&Step::WHOLE, Phase::Ready);
+        let steps: &[Step] = if kind == Kind::Planned { &Step::PLANNED } else { &Step::WHOLE };
+        failover.plan(steps, Phase::Ready);
         failover
     }
 
@@ -290,6 +297,10 @@ impl Failover {
         };
         let what = self.phase_name();
         match (allowed, action) {
+            (true, Action::ChangePoint { .. }) if self.kind == Kind::Planned && !self.source.off => Err(NotNow(
+                "the machine at the source is not switched off yet: resume, or cancel and start an unplanned failover"
+                    .to_owned(),
+            )),
             (true, _) => Ok(()),
             (false, Action::Commit) if self.kind == Kind::Test => Err(NotNow(
                 "a test failover is not committed: it is cancelled when it has been looked at".to_owned(),
@@ -306,7 +317,15 @@ impl Failover {
         self.may(action)?;
         self.hint = String::new();
         match action {
+            // Whatever kept it from being switched off, it may have gone on meanwhile.
+            Action::Resume if self.is_at(Step::SwitchOffSource) => {
+                self.source.last = None;
+                self.plan(&Step::PLANNED[1..], Phase::Ready);
+            }
             Action::Resume => self.phase = Phase::Running,
+            Action::Cancel if self.kind == Kind::Planned => {
+                self.plan(&Step::UNDONE_PLANNED, Phase::Cancelled);
+            }
             Action::Cancel => self.plan(&Step::UNDONE, Phase::Cancelled),
             Action::ChangePoint { point } => {
                 self.wanted.clone_from(point);
@@ -320,6 +339,17 @@ impl Failover {
         }
         self.say(format!("asked for: {}", action.name()), now);
         Ok(())
+    }
+
+    /// Whether this is the first step that is not done.
+    fn is_at(&self, step: Step) -> bool {
+        self.steps.iter().find(|done| done.ended.is_none()).is_some_and(|done| done.step == step)
+    }
+
+    /// Whether the chosen point holds all that the machine at the source has written.
+    pub(crate) fn loses_nothing(&self) -> bool {
+        let (chosen, last) = (self.chosen.as_ref(), self.source.last);
+        chosen.zip(last).is_some_and(|(chosen, last)| chosen.epoch >= last.epoch)
     }
 
     /// What is done after what was done; what was not done is not done any more.
@@ -352,10 +382,13 @@ impl Failover {
         }
     }
 
-    /// From when it was asked for, or another point was, until the machine was up, in milliseconds: the measured RTO.
+    /// From when it was asked for, or another point was, until the machine was up, in milliseconds: the measured RTO. Where the machine
+    /// was stopped for it, from then on.
     pub(crate) fn took_ms(&self) -> Option<i64> {
         let up = self.steps.iter().rev().find(|done| done.step == Step::WatchBoot)?.ended?;
-        Some((up.as_millisecond() - self.asked.as_millisecond()).max(0))
+        let halt = self.steps.iter().find(|done| done.step == Step::HaltSource).and_then(|done| done.began);
+        let begin = halt.map_or(self.asked, |halt| halt.max(self.asked));
+        Some((up.as_millisecond() - begin.as_millisecond()).max(0))
     }
 }
 

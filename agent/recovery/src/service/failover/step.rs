@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Step {
     /// See that the place can take the machine.
     CheckPlace,
+    /// Have whatever writes on the machine at the source stopped, and take in its last point.
+    HaltSource,
+    /// Have the machine at the source switched off.
+    SwitchOffSource,
     /// See to it that no agent goes on with the machine's identity that should not.
     HoldMachine,
     /// Choose the point, and keep it from going.
@@ -30,6 +34,8 @@ pub(crate) enum Step {
     RemoveMachine,
     /// Let the agents go on that went on before.
     ReleaseMachine,
+    /// Let the machine at the source go on that was told to stop.
+    ReturnSource,
     /// The point may go as its policy says.
     LetPointGo,
     /// Let the agent in the machine at the target go on, and the one before it never again.
@@ -50,6 +56,19 @@ impl Step {
         Step::StartMachine,
         Step::WatchBoot,
     ];
+    /// The same where the machine at the source is stopped before, so that nothing is lost. The place is checked before the machine is
+    /// touched.
+    pub(super) const PLANNED: [Step; 9] = [
+        Step::CheckPlace,
+        Step::HaltSource,
+        Step::SwitchOffSource,
+        Step::HoldMachine,
+        Step::ChoosePoint,
+        Step::RestoreDisks,
+        Step::MakeMachine,
+        Step::StartMachine,
+        Step::WatchBoot,
+    ];
     /// From a machine at the target to another one.
     pub(super) const ANEW: [Step; 9] = [
         Step::StopMachine,
@@ -66,6 +85,10 @@ impl Step {
     pub(super) const UNDONE: [Step; 4] =
         [Step::StopMachine, Step::RemoveMachine, Step::ReleaseMachine, Step::LetPointGo];
 
+    /// The same where the machine at the source was stopped: its agent hears of nothing before it is released.
+    pub(super) const UNDONE_PLANNED: [Step; 5] =
+        [Step::StopMachine, Step::RemoveMachine, Step::ReleaseMachine, Step::ReturnSource, Step::LetPointGo];
+
     /// From a machine that was the real one to nothing. Where it never replicated, the one before it may go on.
     pub(super) const REMOVED: [Step; 3] = [Step::StopMachine, Step::RemoveMachine, Step::ReleaseMachine];
 
@@ -73,6 +96,8 @@ impl Step {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Step::CheckPlace => "check the place",
+            Step::HaltSource => "stop what writes on the machine",
+            Step::SwitchOffSource => "switch the machine off",
             Step::HoldMachine => "hold the machine's identity",
             Step::ChoosePoint => "choose the point",
             Step::RestoreDisks => "restore the disks",
@@ -83,6 +108,7 @@ impl Step {
             Step::StopMachine => "stop the machine",
             Step::RemoveMachine => "remove the machine",
             Step::ReleaseMachine => "release the machine's identity",
+            Step::ReturnSource => "let the machine go on",
             Step::LetPointGo => "let the point go",
             Step::AdmitMachine => "admit the machine at the target",
             Step::WaitForPoint => "wait for its first point",

@@ -15,8 +15,9 @@ use super::{
     Failover, Held, Kind, Place, mend, mending,
     point::{self, LATEST},
     provider::{Disk, Failure, Seen, Spec, Target},
-    record::{Progress, Written},
+    record::{Chosen, Progress, Written},
     run::{Gauge, Runner, Stop},
+    source,
     step::Step,
 };
 use crate::{
@@ -65,6 +66,9 @@ pub(super) async fn run(runner: &Runner, failover: &mut Failover, step: Step) ->
             let spec = spec(runner, failover).await?;
             at_place(runner, failover, move |place| place.provider.check(&spec)).await
         }
+        Step::HaltSource => source::halt(runner, failover).await,
+        Step::SwitchOffSource => source::switch_off(runner, failover).await,
+        Step::ReturnSource => source::go_on(runner, failover).await,
         Step::HoldMachine => hold(runner, failover).await,
         Step::ChoosePoint => choose(runner, failover).await,
         Step::RestoreDisks => restore(runner, failover).await,
@@ -183,7 +187,7 @@ async fn hold(runner: &Runner, failover: &mut Failover) -> Outcome {
     }
     let only = match failover.kind {
         Kind::Test => failover.hardware.clone(),
-        Kind::Unplanned => None,
+        Kind::Planned | Kind::Unplanned => None,
     };
     if failover.kind == Kind::Test && only.is_none() {
         return Ok("the machine has no agent that could be mistaken for another".to_owned());
@@ -198,7 +202,7 @@ async fn hold(runner: &Runner, failover: &mut Failover) -> Outcome {
     facts::store_now(&runner.service, machine).await;
     match failover.kind {
         Kind::Test => Ok("only the machine itself goes on with its identity".to_owned()),
-        Kind::Unplanned => {
+        Kind::Planned | Kind::Unplanned => {
             // After the gate is shut: a session that begins in between ends here.
             database.end_session(machine).await?;
             runner.service.bell.ring(machine);
@@ -237,12 +241,26 @@ async fn choose(runner: &Runner, failover: &mut Failover) -> Outcome {
             .aside(failover, Gauge::default(), move |_| Ok(still_there(&stores, machine, epoch)?))
             .await?;
         if still {
-            let (id, time, kind, age) =
-                (&chosen.id, chosen.time, chosen.consistency.name(), chosen.age_ms as f64 / 1e3);
-            return Ok(format!("{id} of {time} ({kind}), {age:.1} s before it was asked for{processed}"));
+            return named(failover, &chosen, &processed);
         }
     }
     Err(Failure::new("the points that are chosen go again and again", "resume in a minute").into())
+}
+
+/// What there is to say of the point that was chosen. The newest of a machine that was stopped holds all of it.
+fn named(failover: &mut Failover, chosen: &Chosen, processed: &str) -> Outcome {
+    let (id, time, kind) = (&chosen.id, chosen.time, chosen.consistency.name());
+    if failover.loses_nothing() {
+        failover.chosen.iter_mut().for_each(|chosen| chosen.age_ms = 0);
+        return Ok(format!("{id} of {time} ({kind}), with all that was written{processed}"));
+    }
+    if failover.source.last.is_some() && failover.wanted == LATEST {
+        let problem = format!("the newest point is {id} of {time}, older than the machine's last one");
+        let hint = "look at the service's log, and resume; `failover change-point` takes an older one";
+        return Err(Failure::new(problem, hint).into());
+    }
+    let age = chosen.age_ms as f64 / 1e3;
+    Ok(format!("{id} of {time} ({kind}), {age:.1} s before it was asked for{processed}"))
 }
 
 fn still_there(stores: &Stores, machine: MachineId, epoch: Epoch) -> Result<bool, Failure> {
