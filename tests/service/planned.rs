@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::{
     agent::{Agent, Refused},
+    commits::ready,
     failover::{Failover, begin, images_are, machine, place},
     rig::{Rig, wait_for},
 };
@@ -104,6 +105,18 @@ fn a_planned_failover_loses_nothing() {
     over.act(&["commit"], "committed");
     let refused = rig.try_admin(&["failover", "cancel", &over.id]).unwrap_err();
     assert!(refused.contains("fail back"), "{refused}");
+}
+
+#[test]
+fn a_machine_without_a_point_is_not_stopped() {
+    let rig = rig(60);
+    let agent = ready(&rig, 1);
+    let over = begin(&rig, &agent, &PLANNED);
+    let shown = over.rests("failed");
+    assert!(result_of(&shown, "halt-source").contains("the machine is not stopped"), "{shown:#}");
+    assert_eq!(shown["source"]["asked"], false);
+    assert!(agent.commands(1).unwrap().commands.is_empty());
+    over.act(&["cancel"], "cancelled");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Failover,
-    point::process_cache,
+    point::{self, process_cache},
     provider::Failure,
-    run::{Gauge, Runner},
+    run::{Gauge, Runner, Stop},
     steps::{Outcome, Problem},
 };
 use crate::{
@@ -52,6 +52,9 @@ enum Answer {
 
 /// Has whatever writes on the machine stopped, and waits until the point after that is in target storage.
 pub(super) async fn halt(runner: &Runner, failover: &mut Failover) -> Outcome {
+    if !failover.source.asked {
+        has_a_point(runner, failover).await?;
+    }
     if failover.source.last.is_none() {
         let order = Order::Halt { failover: failover.id.clone() };
         let limit = runner.service.source_limit;
@@ -74,6 +77,19 @@ pub(super) async fn halt(runner: &Runner, failover: &mut Failover) -> Outcome {
         failover.source.last = None;
     }
     taken_in
+}
+
+/// Demands that there is a point to restore. A machine that is still being copied for the first time would be down for as long as that takes.
+async fn has_a_point(runner: &Runner, failover: &mut Failover) -> Result<(), Problem> {
+    let (stores, machine, asked) = (runner.service.stores.clone(), failover.machine, failover.asked);
+    let newest = move |_: &Stop| match point::choose(&stores, machine, point::LATEST, asked) {
+        Ok(_) => Ok(()),
+        Err(err) => {
+            let problem = format!("the machine is not stopped: what it writes last has no point to follow: {err}");
+            Err(Failure::new(problem, "wait for a point of it (`point list`), and resume").into())
+        }
+    };
+    runner.aside(failover, Gauge::default(), newest).await
 }
 
 async fn take_in(runner: &Runner, failover: &mut Failover, last: Claim) -> Outcome {

@@ -126,12 +126,11 @@ fn installed() -> Result<(), String> {
 }
 
 fn work(task: &Task, stop: &dyn Fn() -> bool, found: &mut Findings, begun: &mut bool) -> Done<Report> {
-    let failed = |err: io::Error| {
-        Trouble::Refused(format!("{PROGRAM} cannot be started in {}: {err}", task.directory.display()))
+    let mut guest = match open(task, task.emulated, stop) {
+        // Virtualisation that is there and does not work, as within other machines, is done without.
+        Err(Trouble::Refused(_)) if !task.emulated => open(task, true, stop)?,
+        opened => opened?,
     };
-    let fish = Guestfish::start(&task.directory, task.emulated, stop).map_err(failed)?;
-    let images: Vec<Image> = task.disks.iter().map(|disk| disk.image.clone()).collect();
-    let mut guest = Guest::open(fish, &images, task.report_only)?;
     let named = task.disks.iter().map(|disk| Named {
         name: disk.name.trim_start_matches("/dev/").to_owned(),
         serial: disk.serial.clone().unwrap_or_default(),
@@ -167,6 +166,16 @@ fn work(task: &Task, stop: &dyn Fn() -> bool, found: &mut Findings, begun: &mut 
     }
     guest.close()?;
     Ok(Report::new(plan.system, changes, std::mem::take(found)))
+}
+
+/// Starts an appliance with the disks.
+fn open<'a>(task: &Task, emulated: bool, stop: &'a dyn Fn() -> bool) -> Done<Guest<'a>> {
+    let failed = |err: io::Error| {
+        Trouble::Refused(format!("{PROGRAM} cannot be started in {}: {err}", task.directory.display()))
+    };
+    let fish = Guestfish::start(&task.directory, emulated, stop).map_err(failed)?;
+    let images: Vec<Image> = task.disks.iter().map(|disk| disk.image.clone()).collect();
+    Guest::open(fish, &images, task.report_only)
 }
 
 /// The root file system of the machine; nothing where there is none that can be looked into.
