@@ -2,10 +2,21 @@
 //!
 //! Deliberately not here: what becomes of the objects.
 
-use mobility_format::{Epoch, control::ErrorCode};
+use std::thread;
+
+use mobility_format::{
+    Epoch,
+    control::{ErrorCode, GrantRequest, Grants},
+};
 use reqwest::{Method, StatusCode};
 
-use crate::{agent::Agent, rig::Rig};
+use crate::{
+    agent::{Agent, ask},
+    rig::Rig,
+};
+
+/// How often something is tried to be hit that takes a moment.
+const ROUNDS: usize = 100;
 
 fn ready(rig: &Rig, seed: u64) -> Agent {
     let mut agent = Agent::enrol(rig, seed);
@@ -28,6 +39,31 @@ fn an_object_is_created_once_and_never_touched_again() {
     }
     let path = format!("storage/cache/{}/{:020}/slots/{slot:020}.seg", agent.machine, agent.generation.0);
     assert_eq!(std::fs::read(rig.data().join(path)).unwrap(), content);
+}
+
+/// An agent asks for grants beside all that it does. One that was told that another agent is there would never come back.
+#[test]
+fn who_begins_a_generation_is_not_taken_for_another() {
+    let rig = Rig::new();
+    let mut agent = ready(&rig, 1);
+    let (client, url) = (agent.client.clone(), format!("{}/v1/grants", agent.address));
+    for round in 0..ROUNDS {
+        let (session, generation) = (agent.session, agent.generation);
+        let request = GrantRequest { session, generation, segments: 1, first_epoch: Epoch(1), manifests: 0 };
+        let until_refused = || {
+            (0..100_000)
+                .find_map(|_| ask::<Grants>(&client, Method::POST, &url, Some(&request)).err())
+                .unwrap()
+        };
+        let refused = thread::scope(|scope| {
+            let asking = [(); 2].map(|()| scope.spawn(until_refused));
+            agent.new_generation();
+            asking.map(|asking| asking.join().unwrap())
+        });
+        for refused in refused {
+            assert_eq!(refused.code, ErrorCode::Conflict, "round {round}: {refused:?}");
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use jiff::{SignedDuration, Timestamp};
 use mobility_format::{
-    ByteCount, Epoch,
+    ByteCount, Epoch, Generation,
     control::{ErrorCode, GrantRequest, Grants, MAX_BODY, ManifestGrant, SegmentGrant},
     key::CacheKey,
 };
@@ -24,6 +24,10 @@ const LIFE: SignedDuration = SignedDuration::from_hours(24);
 /// How much the addresses in one answer may take: they get longer with a store's temporary credentials.
 const MOST_BYTES: usize = MAX_BODY / 2;
 
+fn outdated(asked: Generation, newest: Generation) -> Refusal {
+    Refusal::new(ErrorCode::Conflict, format!("the newest generation is {newest}, not {asked}"))
+}
+
 pub(super) async fn give(
     State(service): State<Arc<Service>>,
     caller: Caller,
@@ -32,14 +36,17 @@ pub(super) async fn give(
     let (machine, generation) = (caller.machine, request.generation);
     let state = caller.must_be(&service, request.session).await?;
     if state.generation != generation || generation.0 == 0 {
-        let message = format!("the newest generation is {}, not {generation}", state.generation);
-        return Err(Refusal::new(ErrorCode::Conflict, message));
+        return Err(outdated(generation, state.generation));
     }
     if state.over_quota {
         return Err(Refusal::over_quota());
     }
     let taken = service.database.take_slots(machine, request.session, generation, request.segments).await?;
-    let last = taken.ok_or_else(Refusal::fenced)?;
+    let Some(last) = taken else {
+        // The agent itself may have begun a generation meanwhile: it asks for grants beside all that it does.
+        let state = caller.must_be(&service, request.session).await?;
+        return Err(outdated(generation, state.generation));
+    };
     let now = Timestamp::now();
     let mut grants = Grants {
         generation,

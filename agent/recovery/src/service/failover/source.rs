@@ -85,7 +85,8 @@ async fn has_a_point(runner: &Runner, failover: &mut Failover) -> Result<(), Pro
     let newest = move |_: &Stop| match point::choose(&stores, machine, point::LATEST, asked) {
         Ok(_) => Ok(()),
         Err(err) => {
-            let problem = format!("the machine is not stopped: what it writes last has no point to follow: {err}");
+            let problem =
+                format!("the machine is not stopped: what it writes last has no point to follow: {err}");
             Err(Failure::new(problem, "wait for a point of it (`point list`), and resume").into())
         }
     };

@@ -58,13 +58,14 @@ impl Step {
     ];
     /// The same where the machine at the source is stopped before, so that nothing is lost. The place is checked before the machine is
     /// touched.
-    pub(super) const PLANNED: [Step; 9] = [
+    pub(super) const PLANNED: [Step; 10] = [
         Step::CheckPlace,
         Step::HaltSource,
         Step::SwitchOffSource,
         Step::HoldMachine,
         Step::ChoosePoint,
         Step::RestoreDisks,
+        Step::MendDisks,
         Step::MakeMachine,
         Step::StartMachine,
         Step::WatchBoot,
@@ -113,5 +114,22 @@ impl Step {
             Step::AdmitMachine => "admit the machine at the target",
             Step::WaitForPoint => "wait for its first point",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_made_in_the_same_way_however_it_came_to_that() {
+        let from_holding = |steps: &[Step]| {
+            let begin = steps.iter().position(|&step| step == Step::HoldMachine).unwrap();
+            steps[begin..].to_vec()
+        };
+        let whole = from_holding(&Step::WHOLE);
+        assert_eq!(whole.len(), Step::WHOLE.len() - 1);
+        assert_eq!(from_holding(&Step::PLANNED), whole);
+        assert_eq!(from_holding(&Step::ANEW), whole);
     }
 }
