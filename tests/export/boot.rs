@@ -12,28 +12,13 @@ use std::{
 };
 
 use mobility_tests::{
+    boot_sector,
     scratch::{Scratch, eventually, run},
     vault_maker::VaultMaker,
 };
 use serde_json::{Value, json};
 
 use crate::rig::{Nbdkit, PATIENCE, Serving, content, same, tools};
-
-/// Prints `RUNS` at the serial line, then halts again and again.
-const BOOT: [u8; 26] = [
-    0xbe, 0x16, 0x7c, // mov si, text
-    0xba, 0xf8, 0x03, // mov dx, 0x3f8
-    0xac, // next: lodsb
-    0x84, 0xc0, // test al, al
-    0x74, 0x03, // jz rest
-    0xee, // out dx, al
-    0xeb, 0xf8, // jmp next
-    0xfb, // rest: sti
-    0xf4, // hlt
-    0xeb, 0xfd, // jmp back to hlt
-    0x90, 0x90, 0x90, 0x90, // up to the text
-    b'R', b'U', b'N', b'S',
-];
 
 /// A process that is ended with the test.
 struct Running(Child);
@@ -82,9 +67,7 @@ fn a_machine_boots_from_an_export_while_its_disk_is_copied() {
     let mut maker = VaultMaker::new(&scratch.path("vault"), 85);
     maker.add_disk("/dev/vda", 24 << 20);
     let mut held = content(&mut maker, 0);
-    held[..512].fill(0);
-    held[..BOOT.len()].copy_from_slice(&BOOT);
-    held[510..512].copy_from_slice(&[0x55, 0xaa]);
+    boot_sector::put(&mut held);
     maker.fill(0, &held);
     maker.point();
 

@@ -25,6 +25,7 @@ use mobility_recovery::{
     target::{Direction, Known, Place, PlaceKind, TargetSettings},
 };
 use mobility_tests::{
+    boot_sector,
     object_stores::{CONTAINER, ObjectStoreServer, azurite},
     requirement::Requirement,
     scratch::{eventually, try_run},
@@ -40,22 +41,6 @@ const MIB: u64 = 1 << 20;
 /// Both as Azure takes them; the second one is no whole number of windows.
 pub(crate) const SIZES: [u64; 2] = [21 * MIB, 22 * MIB + 4096];
 const NAMES: [&str; 2] = ["/dev/sda", "/dev/sdc"];
-
-/// Prints `RUNS` at the serial line, then halts again and again.
-const BOOT: [u8; 26] = [
-    0xbe, 0x16, 0x7c, // mov si, text
-    0xba, 0xf8, 0x03, // mov dx, 0x3f8
-    0xac, // next: lodsb
-    0x84, 0xc0, // test al, al
-    0x74, 0x03, // jz rest
-    0xee, // out dx, al
-    0xeb, 0xf8, // jmp next
-    0xfb, // rest: sti
-    0xf4, // hlt
-    0xeb, 0xfd, // jmp back to hlt
-    0x90, 0x90, 0x90, 0x90, // up to the text
-    b'R', b'U', b'N', b'S',
-];
 
 /// A kind of place, and the ways into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,8 +301,7 @@ fn vault(dir: &Path) -> (VaultMaker, [Epoch; 2]) {
     let mut maker = VaultMaker::new(&dir.join("vault"), 7602);
     NAMES.iter().zip(SIZES).for_each(|(name, size)| maker.add_disk(name, size));
     let mut held = vec![0; SIZES[0] as usize];
-    held[..BOOT.len()].copy_from_slice(&BOOT);
-    held[510..512].copy_from_slice(&[0x55, 0xaa]);
+    boot_sector::put(&mut held);
     maker.fill(0, &held);
     maker.write(0, BlockRange::new(700, 300), Flavour::Noise);
     maker.write(1, BlockRange::new(0, 600), Flavour::Noise);

@@ -3,6 +3,7 @@
 pub mod agent_process;
 pub mod appliance;
 pub mod binary;
+pub mod boot_sector;
 pub mod dice;
 pub mod fleet;
 pub mod load;
