@@ -89,6 +89,13 @@ def settle():
     os.sync()
 
 
+def forget_files():
+    """Drops what the page cache holds, so that reading is reading again. As root."""
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("3")
+
+
 def resident(pid):
     """Resident bytes of a process now and at most, and those of mapped BPF maps."""
     fields = {}

@@ -9,12 +9,14 @@ import costs
 import exports
 import image
 import jobs
+import login
 import machine
 from peers import all_peers
 from report import Report, about
 
 JOBS = {"initial": jobs.initial, "delta": jobs.delta, "restore": jobs.restore, "tracker": costs.tracker,
-        "footprint": costs.footprint, "exports": exports.exports}
+        "footprint": costs.footprint, "exports": exports.exports,
+        "login": login.login}
 
 
 class Bench:
@@ -25,6 +27,7 @@ class Bench:
         self.programs = os.path.abspath(args.bin)
         self.mib = 64 if args.quick else 1024
         self.large_gib = 1 if args.quick else 64
+        self.login_mib = 1536 if args.quick else 8192
         self.changes = self.mib * 256 // 100
         self.runs = args.runs or (1 if args.quick else 3)
         self.pairs = 1 if args.quick else max(5, self.runs)

@@ -29,7 +29,7 @@ TARGET = 7.0
 class Service:
     """A service with everything in a directory of its own."""
 
-    def __init__(self, programs, parent):
+    def __init__(self, programs, parent, shelf):
         self.program = os.path.join(programs, "recovery-service")
         self.data = os.path.join(parent, "service")
         with socket.socket() as free:
@@ -38,7 +38,7 @@ class Service:
         self.address = f"https://127.0.0.1:{self.port}"
         config = os.path.join(parent, "service.toml")
         with open(config, "w") as file:
-            file.write(f"[failover.shelf]\nkind = 'images'\ndirectory = '{os.path.join(parent, 'shelf')}'\n")
+            file.write(f"[failover.shelf]\nkind = 'images'\ndirectory = '{shelf}'\n")
         with open(os.path.join(parent, "service.log"), "wb") as log:
             self.process = subprocess.Popen(
                 [self.program, "serve", "--data", self.data, "--config", config, "--listen", f"127.0.0.1:{self.port}",
@@ -195,6 +195,7 @@ def main():
     parser.add_argument("--rate", type=int)
     parser.add_argument("--interval", type=int)
     parser.add_argument("--failovers", action="store_true")
+    parser.add_argument("--shelf", metavar="DIR")
     parser.add_argument("--dir", default="/var/tmp")
     parser.add_argument("--bin", required=True)
     bench = parser.parse_args()
@@ -207,7 +208,7 @@ def main():
     with open(path, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, DISK_MIB << 20)
     device = machine.loop(path)
-    service = Service(bench.bin, bench.scratch)
+    service = Service(bench.bin, bench.scratch, machine.scratch(bench.shelf or bench.scratch))
     service.admin("policy", "set", "default", "--interval", str(bench.interval))
     agent = protect(bench, service, device)
     running = [service.process, agent]

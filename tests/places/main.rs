@@ -1,4 +1,4 @@
-//! What every kind of place must do, one suite for all of them: files in a directory, machines that QEMU runs, and Azure.
+//! What every kind of place must do, one suite for all of them: files in a directory, objects in a store, machines that QEMU runs, and Azure.
 //!
 //! An instance may be killed after anything that it did and before it noted that, so everything is asked twice, and removing is asked
 //! after every beginning of a failover. Deliberately not here: who asks what when (`service/failover.rs`), and places that run out of
@@ -17,11 +17,13 @@ use mobility_recovery::{
     service::provider::{Seen, Spec},
 };
 
-use crate::rig::{Kind, World, place, provider};
+use mobility_tests::object_stores::CONTAINER;
+
+use crate::rig::{Kind, World, objects_table, place, provider};
 
 /// Does something at a place of every kind.
 fn each(work: impl Fn(&World)) {
-    at(&[Kind::Images, Kind::Qemu, Kind::AzureByKey], work);
+    at(&[Kind::Images, Kind::Objects, Kind::Qemu, Kind::AzureByKey], work);
 }
 
 fn at(kinds: &[Kind], work: impl Fn(&World)) {
@@ -42,7 +44,7 @@ fn nothing_is_left(world: &World, failover: &str) {
 
 #[test]
 fn everything_can_be_asked_twice() {
-    at(&[Kind::Images, Kind::Qemu, Kind::AzureByKey, Kind::AzureBySignature], |world| {
+    at(&[Kind::Images, Kind::Objects, Kind::Qemu, Kind::AzureByKey, Kind::AzureBySignature], |world| {
         let spec = world.spec("00000000000000aa");
         let id = spec.failover.as_str();
         let [first, second] = world.epochs;
@@ -178,7 +180,7 @@ fn no_machine_is_made_without_a_disk_that_was_written() {
 
 #[test]
 fn what_is_missing_is_named_with_what_to_do() {
-    each(|world| {
+    at(&[Kind::Images, Kind::Qemu, Kind::AzureByKey], |world| {
         let spec = world.spec("00000000000000ad");
         // Where its directory should be is something else.
         fs::write(place(world.dir.path()), "in the way").unwrap();
@@ -205,4 +207,13 @@ fn qemu_that_cannot_use_the_host_says_so() {
         Ok(said) => assert!(there, "{said}"),
         Err(failure) => assert!(!there && failure.hint.contains("acceleration = 'tcg'"), "{failure:?}"),
     }
+}
+
+#[test]
+fn a_store_without_its_bucket_is_named_with_what_to_do() {
+    let Some(world) = World::new(Kind::Objects) else { return };
+    let server = &world.store.as_ref().unwrap().server;
+    let table = objects_table(server, world.dir.path()).replace(CONTAINER, "nowhere");
+    let failure = provider(world.dir.path(), &table).check(&world.spec("00000000000000ad")).unwrap_err();
+    assert!(failure.problem.contains("s3://nowhere/dr/disks") && !failure.hint.is_empty(), "{failure:?}");
 }

@@ -26,7 +26,7 @@ use mobility_recovery::{
 };
 use mobility_tests::{
     boot_sector,
-    object_stores::{CONTAINER, ObjectStoreServer, azurite},
+    object_stores::{CONTAINER, ObjectStoreServer, azurite, s3},
     requirement::Requirement,
     scratch::{eventually, try_run},
     vault_maker::{Flavour, VaultMaker},
@@ -46,6 +46,7 @@ const NAMES: [&str; 2] = ["/dev/sda", "/dev/sdc"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Images,
+    Objects,
     Qemu,
     AzureByKey,
     AzureBySignature,
@@ -56,6 +57,14 @@ pub(crate) struct Store {
     pub(crate) server: ObjectStoreServer,
     pub(crate) remote: Remote,
     _runtime: Runtime,
+}
+
+impl Store {
+    fn new(server: ObjectStoreServer) -> Store {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let remote = Remote::open(&server.settings("dr/disks"), runtime.handle().clone()).unwrap();
+        Store { server, remote, _runtime: runtime }
+    }
 }
 
 /// A place, and a machine with two points.
@@ -82,12 +91,16 @@ impl World {
                     place(dir.path()).display()
                 )
             }
+            Kind::Objects => {
+                let server = Requirement::Stores.or_skip(s3())?;
+                let table = objects_table(&server, dir.path());
+                store = Some(Store::new(server));
+                table
+            }
             Kind::AzureByKey | Kind::AzureBySignature => {
                 let server = Requirement::Stores.or_skip(azurite())?;
-                let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-                let remote = Remote::open(&server.settings("dr/disks"), runtime.handle().clone()).unwrap();
                 let table = azure_table(&server, kind, "rcwdl", dir.path());
-                store = Some(Store { server, remote, _runtime: runtime });
+                store = Some(Store::new(server));
                 table
             }
         };
@@ -216,7 +229,7 @@ impl World {
     pub(crate) fn is_up(&self, failover: &str) {
         match (self.kind, self.look(failover)) {
             (Kind::Qemu, Seen::Up(sign)) => assert!(sign.contains("RUNS"), "{sign}"),
-            (Kind::Images, Seen::ByHand(how)) => assert!(how.contains(failover), "{how}"),
+            (Kind::Images | Kind::Objects, Seen::ByHand(how)) => assert!(how.contains(failover), "{how}"),
             (_, Seen::ByHand(how)) => {
                 let command = format!(
                     "cd {}/{failover} && az deployment group create",
@@ -249,6 +262,13 @@ pub(crate) fn provider(dir: &Path, table: &str) -> Arc<dyn Provider> {
     fs::write(&config, format!("data = '{}'\n[failover.there]\n{table}", dir.join("data").display()))
         .unwrap();
     providers(&config).unwrap().remove("there").unwrap()
+}
+
+/// A table of a place in an object store.
+pub(crate) fn objects_table(server: &ObjectStoreServer, dir: &Path) -> String {
+    let table = server.table("target", "dr/disks", dir);
+    let (_, table) = table.split_once('\n').unwrap();
+    format!("kind = 'objects'\nformat = 'vhd'\n[failover.there.store]\n{table}")
 }
 
 /// A table of a place in Azure, whose signature allows this.

@@ -29,12 +29,12 @@ pub use intake::{Doubted, Intake, IntakeError, IntakeErrorKind, verify_segment};
 pub use keys::ObjectKey;
 pub use prune::{PruneError, PruneReport, Untouched, prune, prune_but};
 pub use records::MachineRecord;
-#[cfg(feature = "service")]
-pub use restore::PageBlob;
 pub use restore::{
     Destination, Differing, Format, Phase, Progress, RestoreError, Restored, image_names, images_in,
     restore_disk, restore_to_directory,
 };
+#[cfg(feature = "service")]
+pub use restore::{ObjectImage, PageBlob};
 pub use select::{SelectError, select};
 #[cfg(feature = "service")]
 pub use storage::{

@@ -3,7 +3,7 @@
 use std::{
     io::IsTerminal,
     ops::ControlFlow,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +16,8 @@ use clap::{ArgAction, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use mobility_format::{ByteCount, DiskId, manifest::DiskState};
 use mobility_recovery::{
-    Catalog, Destination, Format, PageBlob, Phase, Point, Progress, Restored, images_in, restore_disk, select,
+    Catalog, Destination, Format, ObjectImage, PageBlob, Phase, Point, Progress, Restored, images_in,
+    restore_disk, select, service::store_in,
 };
 use serde_json::json;
 
@@ -28,7 +29,7 @@ use super::{
 };
 
 #[derive(Args)]
-#[group(id = "where", required = true, multiple = false, args = ["output", "to_device", "to_blob"])]
+#[group(id = "where", required = true, multiple = false, args = ["output", "to_device", "to_blob", "to_object"])]
 pub(super) struct Arguments {
     #[command(flatten)]
     place: Place,
@@ -49,6 +50,13 @@ pub(super) struct Arguments {
     /// `vhd`. A blob that is there, such as that of a managed disk which waits for its upload, is filled with --force
     #[arg(long, value_name = "FILE")]
     to_blob: Option<PathBuf>,
+    /// The key of the object in the store of --store that the one disk is restored to, as `raw` or `vhd`. One that is there is
+    /// replaced with --force
+    #[arg(long, value_name = "KEY", requires = "store")]
+    to_object: Option<String>,
+    /// The file that says where the store of --to-object is, as the table `[storage.target]` of a service's configuration does
+    #[arg(long, value_name = "FILE", requires = "to_object")]
+    store: Option<PathBuf>,
     /// The format: `raw`, which it is if nothing is said, exactly as long as the disk; `qcow2`, for QEMU; `vhd`, fixed, as
     /// Azure takes it
     #[arg(long, value_name = "FORMAT")]
@@ -164,21 +172,28 @@ fn destinations<'a>(
     }
     let disk = point.manifest().disks.iter().find(|disk| disks.contains(&disk.id));
     let disk = disk.context("the point has no such disk")?;
-    let to = match (&arguments.to_device, &arguments.to_blob) {
-        (Some(path), _) => Destination::Device { path: path.clone(), format: format.unwrap_or_default() },
-        (_, Some(_)) if format.is_some_and(|format| format != Format::Vhd) => {
-            anyhow::bail!("a page blob is a VHD: leave --format out")
+    let replace = arguments.force;
+    let to = if let Some(path) = &arguments.to_device {
+        Destination::Device { path: path.clone(), format: format.unwrap_or_default() }
+    } else if let Some(file) = &arguments.to_blob {
+        if format.is_some_and(|format| format != Format::Vhd) {
+            anyhow::bail!("a page blob is a VHD: leave --format out");
         }
-        (_, Some(file)) => {
-            let address = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read the blob's address from {}", file.display()))?;
-            let blob = PageBlob::at(&address)
-                .map_err(|problem| NotFound(format!("{}: {problem}", file.display())))?;
-            Destination::PageBlob { blob, replace: arguments.force }
-        }
-        _ => anyhow::bail!("name --output, --to-device or --to-blob"),
+        Destination::PageBlob { blob: blob_in(file)?, replace }
+    } else if let (Some(key), Some(file)) = (&arguments.to_object, &arguments.store) {
+        let object = ObjectImage::new(&store_in(file)?, key).map_err(NotFound)?;
+        Destination::Object { object, format: format.unwrap_or_default(), replace }
+    } else {
+        anyhow::bail!("name --output, --to-device, --to-blob or --to-object")
     };
     Ok(vec![(disk, to)])
+}
+
+/// The page blob whose address is in a file.
+fn blob_in(file: &Path) -> Result<PageBlob> {
+    let address = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the blob's address from {}", file.display()))?;
+    Ok(PageBlob::at(&address).map_err(|problem| NotFound(format!("{}: {problem}", file.display())))?)
 }
 
 /// What is set by the signals that ask for an end. A second one ends the process at once.

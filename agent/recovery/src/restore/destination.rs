@@ -85,6 +85,16 @@ pub enum Destination {
         /// upload.
         replace: bool,
     },
+    /// One object in an object store.
+    #[cfg(feature = "service")]
+    Object {
+        /// The object.
+        object: super::ObjectImage,
+        /// Its format: raw, or a fixed VHD.
+        format: Format,
+        /// Whether an object of that name may be replaced.
+        replace: bool,
+    },
 }
 
 impl Destination {
@@ -95,6 +105,8 @@ impl Destination {
             Destination::Image { path, .. } | Destination::Device { path, .. } => path.clone(),
             #[cfg(feature = "service")]
             Destination::PageBlob { blob, .. } => blob.path(),
+            #[cfg(feature = "service")]
+            Destination::Object { object, .. } => object.path(),
         }
     }
 
@@ -105,6 +117,8 @@ impl Destination {
             Destination::Image { format, .. } | Destination::Device { format, .. } => *format,
             #[cfg(feature = "service")]
             Destination::PageBlob { .. } => Format::Vhd,
+            #[cfg(feature = "service")]
+            Destination::Object { format, .. } => *format,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an image is written to: bytes at offsets, made durable at the end, and read back.
 //!
-//! Three real implementations: an image file, a block device, a page blob. Deliberately not here: what the bytes mean
+//! Four real implementations: an image file, a block device, a page blob, an object in parts. Deliberately not here: what the bytes mean
 //! (`layout`).
 
 use std::sync::Arc;

@@ -14,6 +14,8 @@ mod file;
 mod flat;
 mod layout;
 mod medium;
+#[cfg(feature = "service")]
+mod object;
 mod pipeline;
 mod proof;
 mod qcow2;
@@ -37,6 +39,8 @@ use file::Image;
 use flat::Flat;
 use layout::Layout;
 use medium::Medium;
+#[cfg(feature = "service")]
+pub use object::ObjectImage;
 use qcow2::Qcow2;
 
 /// What a restore is doing.
@@ -174,7 +178,9 @@ fn begin(catalog: &Catalog, epoch: Epoch, disk: &DiskState, to: &Destination) ->
             (Box::new(flat), length)
         }
         Format::Qcow2 if !matches!(to, Destination::Image { .. }) => {
-            return Err(refused("a qcow2 image is a file; choose raw or vhd, or an image file"));
+            return Err(refused(
+                "a qcow2 image is a file, and grows as it is written; choose raw or vhd, or an image file",
+            ));
         }
         // It grows as it is written.
         Format::Qcow2 => match Qcow2::new(disk.size) {
@@ -187,6 +193,10 @@ fn begin(catalog: &Catalog, epoch: Epoch, disk: &DiskState, to: &Destination) ->
         Destination::Device { path, .. } => Box::new(Device::open(path, ByteCount(length))?),
         #[cfg(feature = "service")]
         Destination::PageBlob { blob, replace } => Box::new(blob::Pages::begin(blob, length, *replace)?),
+        #[cfg(feature = "service")]
+        Destination::Object { object, format, replace } => {
+            Box::new(object::Parts::begin(object, length, *format, *replace)?)
+        }
     };
     Ok((layout, medium))
 }

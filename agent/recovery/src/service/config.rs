@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     failover::{self, Place},
@@ -232,7 +232,8 @@ fn webhook(address: &str) -> Result<String, ConfigError> {
     }
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
+/// What a file of TOML says.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     use std::io::Read;
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let mut text = String::new();

@@ -37,6 +37,7 @@ pub use credential::{Credential, CredentialError};
 pub use export::{Offline, offline};
 pub use failover::{provider, providers};
 pub(crate) use granting::azure::{Signer as AzureSigner, VERSION as AZURE_VERSION};
-pub use places::Places;
+pub(crate) use places::network;
+pub use places::{Places, store_in};
 pub use reindex::{Reindexed, reindex};
 pub use start::{ServeError, serve};

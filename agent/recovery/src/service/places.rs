@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::config::{ConfigError, Options, Settings};
+use super::config::{self, ConfigError, Options, Settings};
 use crate::{
     AzureCredentials, Remote, RemoteAccount, RemoteLimits, RemoteSettings, S3Credentials, Secret, Vault,
     VaultError,
@@ -37,9 +37,10 @@ pub(super) struct Tables {
     target: Option<Table>,
 }
 
+/// A storage, as a configuration says where it is.
 #[derive(Deserialize)]
 #[serde(tag = "kind", deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case")]
-enum Table {
+pub(super) enum Table {
     Directory {
         path: PathBuf,
     },
@@ -228,8 +229,25 @@ impl Places {
     }
 }
 
+/// The object store that a table describes.
+pub(super) fn store(table: Table) -> Result<RemoteSettings, String> {
+    match place("", table)? {
+        Place::Remote(settings) => Ok(*settings),
+        Place::Directory(_) => Err("it is an object store, of kind 's3' or 'azure'".to_owned()),
+    }
+}
+
+/// The object store that a file describes, as `[storage.target]` of a configuration does.
+///
+/// # Errors
+/// When the file is no good.
+pub fn store_in(path: &Path) -> Result<RemoteSettings, ConfigError> {
+    let refused = |problem| ConfigError::Refused { path: path.to_owned(), problem };
+    store(config::read(path)?).map_err(refused)
+}
+
 /// What speaks to stores: until the process ends, since work that waits for a store may still be at hand when a service stops.
-pub(super) fn network() -> Result<Handle, StorageError> {
+pub(crate) fn network() -> Result<Handle, StorageError> {
     static NETWORK: OnceLock<Runtime> = OnceLock::new();
     if let Some(runtime) = NETWORK.get() {
         return Ok(runtime.handle().clone());

@@ -13,13 +13,13 @@ use serde::Deserialize;
 
 use super::{
     mend::Mend,
-    provider::{Acceleration, Azure, Images, Provider, Qemu},
+    provider::{Acceleration, Azure, Images, Objects, Provider, Qemu},
 };
 use crate::{
     Format, RemoteSettings,
     service::{
         config::{ConfigError, Options, Settings},
-        places::Container,
+        places::{self, Container},
     },
     target::{self, NetworkName, PlaceKind},
 };
@@ -54,6 +54,8 @@ pub(crate) enum Table {
         boot_limit_s: Option<u64>,
         mend: Option<Mend>,
     },
+    /// Images in an object store.
+    Objects { format: Option<String>, store: places::Table },
     /// Page blobs in Azure, and templates in a directory that make machines of them.
     Azure(Box<AzureTable>),
 }
@@ -171,6 +173,15 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
             };
             let emulated = acceleration == Acceleration::Tcg;
             (of_kind(PlaceKind::Qemu), Arc::new(qemu), mend.unwrap_or(Mend::Yes), emulated)
+        }
+        Table::Objects { format, store } => {
+            let format = format.map_or(Ok(Format::default()), |format| format.parse().map_err(bad))?;
+            if format == Format::Qcow2 {
+                return Err(bad("an object is 'raw' or 'vhd'".to_owned()));
+            }
+            let store = places::store(store).map_err(|problem| bad(format!("store: {problem}")))?;
+            // Somebody else makes the machine of them, as of images in a directory.
+            (of_kind(PlaceKind::Images), Arc::new(Objects::new(store, format)), Mend::No, false)
         }
         Table::Azure(table) => {
             let (settings, directory, container) = table.taken_apart(name).map_err(bad)?;

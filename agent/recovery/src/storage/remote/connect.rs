@@ -12,15 +12,6 @@ use object_store::{
 
 use super::{AzureCredentials, Backend, RemoteAccount, RemoteLimits, RemoteSettings, S3Credentials};
 
-/// What people call a place in a store.
-pub(super) fn name(settings: &RemoteSettings) -> String {
-    let container = match &settings.account {
-        RemoteAccount::S3 { bucket, .. } => format!("s3://{bucket}"),
-        RemoteAccount::Azure { account, container, .. } => format!("azure://{account}/{container}"),
-    };
-    if settings.prefix.is_empty() { container } else { format!("{container}/{}", settings.prefix) }
-}
-
 pub(super) fn connect(settings: &RemoteSettings) -> object_store::Result<Backend> {
     // The process may have chosen one already, which is then as good.
     rustls::crypto::ring::default_provider().install_default().ok();

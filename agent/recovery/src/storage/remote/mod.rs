@@ -16,7 +16,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutMode, PutPayload, aws::AmazonS3, azure::MicrosoftAzure,
+    ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart, aws::AmazonS3, azure::MicrosoftAzure,
     path::Path as Location,
 };
 use tokio::runtime::Handle;
@@ -65,7 +65,7 @@ impl Remote {
     /// # Errors
     /// Where the settings are not those of a store.
     pub fn open(settings: &RemoteSettings, runtime: Handle) -> Result<Remote, StorageError> {
-        let name = connect::name(settings);
+        let name = settings.name();
         let failed =
             |err: object_store::Error| StorageError::new("use", name.as_ref(), failure::as_io_error(&err));
         let backend = connect::connect(settings).map_err(failed)?;
@@ -98,12 +98,37 @@ impl Remote {
         listed.transpose().map(|_| ()).map_err(|err| self.failed("list", "", &err))
     }
 
+    /// What waits for requests.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Begins an object that is sent in parts of this length, and is there when the last one is.
+    pub(crate) fn begin_parts(&self, key: &str, part: usize) -> Result<WriteMultipart, StorageError> {
+        let location = self.location(key);
+        let upload = self.soon("put", key, self.store.put_multipart(&location))?;
+        Ok(WriteMultipart::new_with_chunk_size(upload, part))
+    }
+
+    /// Reads exactly so many bytes of an object, from `at` on.
+    pub(crate) fn read_at(&self, key: &str, at: u64, buf: &mut [u8]) -> Result<(), StorageError> {
+        let location = self.location(key);
+        let read = self.runtime.block_on(self.store.get_range(&location, at..at + buf.len() as u64));
+        let bytes = read.map_err(|err| self.failed("read", key, &err))?;
+        if bytes.len() != buf.len() {
+            let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it was");
+            return Err(StorageError::new("read", &self.place(key), source));
+        }
+        buf.copy_from_slice(&bytes);
+        Ok(())
+    }
+
     fn key_of(&self, location: &Location) -> Option<String> {
         let parts = location.prefix_match(&self.prefix)?;
         Some(parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"))
     }
 
-    fn failed(&self, action: &'static str, key: &str, err: &object_store::Error) -> StorageError {
+    pub(crate) fn failed(&self, action: &'static str, key: &str, err: &object_store::Error) -> StorageError {
         StorageError::new(action, &self.place(key), failure::as_io_error(err))
     }
 

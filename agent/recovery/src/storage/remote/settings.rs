@@ -43,6 +43,18 @@ pub struct RemoteSettings {
     pub limits: RemoteLimits,
 }
 
+impl RemoteSettings {
+    /// What people call it: the scheme, the container, the prefix.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let container = match &self.account {
+            RemoteAccount::S3 { bucket, .. } => format!("s3://{bucket}"),
+            RemoteAccount::Azure { account, container, .. } => format!("azure://{account}/{container}"),
+        };
+        if self.prefix.is_empty() { container } else { format!("{container}/{}", self.prefix) }
+    }
+}
+
 /// A container of objects, and who we are there.
 #[derive(Clone, Debug)]
 pub enum RemoteAccount {

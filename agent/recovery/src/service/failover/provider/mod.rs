@@ -6,6 +6,7 @@
 
 mod azure;
 mod images;
+mod objects;
 mod qemu;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::{
 
 pub(crate) use azure::Azure;
 pub(crate) use images::Images;
+pub(crate) use objects::Objects;
 pub(crate) use qemu::{Acceleration, Qemu};
 
 /// A machine as it is to be made.
