@@ -28,6 +28,7 @@ const MIB: u64 = 1 << 20;
 /// No whole number of blocks, windows or parts.
 const SIZE: u64 = 41 * MIB + 512;
 const KEY: &str = "disks/vda";
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server, and one who looks into it.
 struct Store {
@@ -140,12 +141,15 @@ fn cancelled_there_is_no_object_and_nothing_of_it() {
             if at.phase != phase || at.done.0 < 30 * MIB {
                 return ControlFlow::Continue(());
             }
+            eventually("parts", PATIENCE, || (store.held() > MIB).then_some(()));
             asked.get_or_insert_with(Instant::now);
             ControlFlow::Break(())
         });
         assert!(matches!(result, Err(RestoreError::Cancelled(_))), "{result:?}");
+        let took = asked.unwrap().elapsed();
+        assert!(took < Duration::from_secs(5), "{phase:?} took {took:?}");
         assert!(store.content().is_none(), "{phase:?}");
-        eventually("no parts", Duration::from_secs(60), || (store.held() < MIB).then_some(()));
+        eventually("no parts", PATIENCE, || (store.held() < MIB).then_some(()));
     }
     // What was there before is still there.
     store.remote.put_new(KEY, b"another one's").unwrap();
