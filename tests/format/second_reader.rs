@@ -6,7 +6,7 @@ use std::{
 };
 
 use mobility_format::{DiskId, Epoch, MachineId, PublicKey};
-use mobility_tests::requirement::Requirement;
+use mobility_tests::{python, requirement::Requirement};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -17,21 +17,9 @@ pub(crate) struct SecondReader {
 }
 
 impl SecondReader {
-    /// Finds a Python that can run it, in this order: `MOBILITY_PYTHON`, the environment that
-    /// `packaging/install-build-deps.sh` makes, the system's.
+    /// The test is skipped or fails where no Python can run it.
     pub(crate) fn find() -> Option<SecondReader> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let named = std::env::var_os("MOBILITY_PYTHON").map(PathBuf::from);
-        let ours = root.join("target/python/bin/python3");
-        let candidates: Vec<_> = named.into_iter().chain([ours, PathBuf::from("python3")]).collect();
-        let works = |python: &&PathBuf| {
-            let tried = Command::new(python).arg(script()).arg("packages").output();
-            tried.is_ok_and(|output| output.status.success())
-        };
-        let found = candidates.iter().find(works).cloned().ok_or_else(|| {
-            "no python3 with the packages blake3, zstandard and pynacl; run packaging/install-build-deps.sh".to_owned()
-        });
-        let python = Requirement::Python.or_skip(found)?;
+        let python = Requirement::Python.or_skip(python::with_packages_of(&script()))?;
         Some(SecondReader { python, scratch: TempDir::new().unwrap() })
     }
 

@@ -8,6 +8,7 @@ use std::{fs, path::Path, time::Duration};
 use mobility_format::DiskId;
 use mobility_recovery::{AzureCredentials, Objects, Remote, RemoteAccount};
 use mobility_tests::{
+    azure_models::AzureModels,
     dice::Dice,
     object_stores::{ObjectStoreServer, azurite},
     requirement::Requirement,
@@ -133,7 +134,12 @@ fn what_is_missing_is_said_first_and_then_there_is_something_to_deploy() {
         directory.display()
     );
     assert!(last["step"] == "watch-boot" && last["result"].as_str().unwrap().contains(&command), "{last:#}");
-    let template: Value = serde_json::from_slice(&fs::read(directory.join("azure.json")).unwrap()).unwrap();
+    let read =
+        |name: &str| -> Value { serde_json::from_slice(&fs::read(directory.join(name)).unwrap()).unwrap() };
+    let template = read("azure.json");
+    if let Some(models) = AzureModels::find() {
+        models.allow(&template, Some(&read("azure.parameters.json")));
+    }
     let sources: Vec<_> = shown["disks"].as_array().unwrap().iter().map(|disk| &disk["path"]).collect();
     let resources = template["resources"].as_array().unwrap();
     let imported = |source: &Value| {

@@ -6,7 +6,7 @@
 use std::process::Command;
 
 use mobility_format::DiskId;
-use mobility_tests::binary::program;
+use mobility_tests::{azure_models::AzureModels, binary::program};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -137,6 +137,10 @@ fn a_template_is_written_of_what_holds() {
     let read = |name: &str| std::fs::read_to_string(to.path().join(name)).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&read("azure.json")).unwrap(), made["template"]);
     assert_eq!(made["parameters"]["parameters"]["machineSize"]["value"], "Standard_D2s_v5");
+    // One disk is imported, and the other one is uploaded into.
+    if let Some(models) = AzureModels::find() {
+        models.allow(&made["template"], Some(&made["parameters"]));
+    }
     assert!(read("azure.sh").contains("azcopy copy data.vhd"), "{}", read("azure.sh"));
     assert!(rig.try_admin(&all).is_err(), "nothing that is there is replaced");
 }

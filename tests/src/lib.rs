@@ -2,6 +2,7 @@
 
 pub mod agent_process;
 pub mod appliance;
+pub mod azure_models;
 pub mod binary;
 pub mod boot_sector;
 pub mod dice;
@@ -12,6 +13,7 @@ pub mod load_postgresql;
 pub mod load_sqlite;
 pub mod object_stores;
 pub mod pulse;
+pub mod python;
 pub mod requirement;
 pub mod scratch;
 pub mod service_manager;
