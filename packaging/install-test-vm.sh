@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests in a virtual machine need: QEMU, and disk images with Debian 12 and a boot loader, in target/vm: one with the
-# kernels of three Debian releases, and one with a database. May be run again at any time: images that were made by these very files are left alone, and nothing is asked.
+# kernels of three Debian releases, one with a database, and a small one as Fedora and its kin are made, for other hardware than QEMU's.
+# May be run again at any time: images that were made by these very files are left alone, and nothing is asked.
 #
 #   packaging/install-test-vm.sh
 #
@@ -14,6 +15,8 @@ guest="$root/tests/vm/guest"
 vm="$root/target/vm"
 # Small, and with room for a package or two: all of it is read through an emulated processor.
 size_mib=1024
+# Of the one that is mended: with room for a second first file system beside the first.
+mended_mib=512
 # One that is older than the system around it, and one that is younger.
 # Of the first, a package from the release itself: its own list names updates that come and go.
 declare -A kernels=(
@@ -55,7 +58,7 @@ kernel_of() {
 system() {
     local no=() path packages
     printf -v packages ',%s' "$@"
-    packages=systemd-sysv,udev,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,kmod,zstd,iproute2,libcap2-bin,openssl,grub-pc-bin${packages%,}
+    packages=systemd-sysv,udev,linux-image-cloud-amd64,initramfs-tools,dracut-core,e2fsprogs,kmod,zstd,iproute2,libcap2-bin,openssl,grub-pc-bin${packages%,}
     for path in doc locale man info; do no+=("--dpkgopt=path-exclude=/usr/share/$path/*"); done
     bootstrap bookworm "$work/root" --variant=minbase "${no[@]}" "--include=$packages"
 }
@@ -85,9 +88,43 @@ settle() {
     sed "s/@KERNEL@/$(basename "$top"/boot/vmlinuz-6.1.* | sed s/vmlinuz-//)/" "$guest/grub.cfg" >"$top/boot/grub/grub.cfg"
 }
 
+# Turns the system into one as Fedora and its kin are, on a machine with an NVMe disk: one kernel, whose first file system is dracut's and has
+# only what it was told that the machine has, and everything by the names of devices.
+of_dracut() {
+    local top="$work/root" version modules disk=/dev/nvme0n1p1
+    version=$(basename "$top"/boot/vmlinuz-6.1.* | sed s/vmlinuz-//)
+    chroot "$top" dpkg --purge --force-depends initramfs-tools initramfs-tools-core
+    find "$top/boot" -maxdepth 1 -type f ! -name "vmlinuz-$version" -delete
+    for modules in "$top"/usr/lib/modules/*; do
+        [ "$(basename "$modules")" = "$version" ] || rm -rf "$modules"
+    done
+    rm -rf "$top"/var/lib/apt/lists/* "$top"/var/cache/apt/*
+    printf 'hostonly=yes\nhostonly_cmdline=no\ncompress=zstd\n' >"$top/etc/dracut.conf.d/01-dist.conf"
+    # No more than starts it: an emulated processor makes it again.
+    printf 'early_microcode=no\ndo_strip=no\ndrivers=" nvme ext4 "\ndracutmodules=" systemd-initrd dracut-systemd udev-rules kernel-modules rootfs-block "\n' \
+        >"$top/etc/dracut.conf.d/02-small.conf"
+    # Dracut asks the machine that it runs on, which may have QEMU's disks itself: those are left out.
+    unshare --mount sh -c 'mount -t proc proc "$0/proc" && mount -t sysfs sys "$0/sys" && mount --rbind /dev "$0/dev" &&
+        mount -t tmpfs run "$0/run" && exec chroot "$0" "$@"' "$top" dracut --quiet --omit-drivers "virtio_blk virtio_pci virtio_scsi virtio_net" \
+        "/boot/initramfs-$version.img" "$version"
+    printf '%s / ext4 errors=remount-ro 0 1\n' "$disk" >"$top/etc/fstab"
+    printf 'GRUB_CMDLINE_LINUX="root=%s"\nGRUB_ENABLE_BLSCFG=true\n' "$disk" >"$top/etc/default/grub"
+    mkdir -p "$top/boot/loader/entries" "$top/etc/lvm/devices" "$top/etc/cloud"
+    printf 'title Debian\nlinux /boot/vmlinuz-%s\ninitrd /boot/initramfs-%s.img\noptions root=%s ro\n' \
+        "$version" "$version" "$disk" >"$top/boot/loader/entries/debian-$version.conf"
+    # Not for ever is waited for a disk.
+    printf 'set root=(hd0,msdos1)\nlinux /boot/vmlinuz-%s root=%s ro console=ttyS0 loglevel=4 mitigations=off rd.retry=20\ninitrd /boot/initramfs-%s.img\nboot\n' \
+        "$version" "$disk" "$version" >"$top/boot/grub/grub.cfg"
+    ln -s grub.cfg "$top/boot/grub/menu.lst"
+    printf 'VERSION=1.1.2\nIDTYPE=sys_wwid IDNAME=eui.0025 DEVNAME=/dev/nvme0n1p9 PVID=none PART=9\n' >"$top/etc/lvm/devices/system.devices"
+    printf 'users: []\n' >"$top/etc/cloud/cloud.cfg"
+    install -m 644 "$guest/facts.service" "$top/etc/systemd/system/facts.service"
+    chroot "$top" systemctl -q enable facts
+}
+
 # One partition, and a boot loader before it: the first sector loads the next, which hold GRUB.
 disk() {
-    local image=$1 grub="$work/root/usr/lib/grub/i386-pc"
+    local image=$1 size_mib=$2 grub="$work/root/usr/lib/grub/i386-pc"
     truncate --size "${size_mib}M" "$image"
     printf '2048,,L,*\n' | sfdisk --quiet --label dos "$image"
     mke2fs -q -t ext4 -L root -d "$work/root" -E "offset=$((1 << 20)),lazy_itable_init=0" "$image" $(((size_mib - 1) * 1024))
@@ -107,12 +144,15 @@ image() {
     system
     for release in "${!kernels[@]}"; do kernel_of "$release" "${kernels[$release]}"; done
     settle >/dev/null
-    disk "$work/base.img"
+    disk "$work/base.img" "$size_mib"
+    say "making a disk image whose first file system is dracut's"
+    of_dracut >/dev/null
+    disk "$work/dracut.img" "$mended_mib"
     say "making a disk image with Debian 12 and PostgreSQL"
     system postgresql
     settle >/dev/null
-    disk "$work/database.img"
-    mv "$work/base.img" "$work/database.img" "$vm/"
+    disk "$work/database.img" "$size_mib"
+    mv "$work/base.img" "$work/dracut.img" "$work/database.img" "$vm/"
     printf '%s\n' "$made" >"$vm/base.made"
 }
 

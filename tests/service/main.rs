@@ -22,6 +22,7 @@ mod grants;
 mod kills;
 mod losses;
 mod mending;
+mod mending_dracut;
 mod openapi;
 mod plan_site;
 mod planned;

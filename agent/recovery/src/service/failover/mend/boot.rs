@@ -9,10 +9,12 @@ use super::{
 };
 
 /// Where a kernel's command line may be.
-pub(super) const FILES: [&str; 13] = [
+pub(super) const FILES: [&str; 15] = [
     "/etc/default/grub",
     "/etc/default/grub.d/*.cfg",
     "/boot/grub/grub.cfg",
+    "/boot/grub/grub.conf",
+    "/boot/grub/menu.lst",
     "/boot/grub2/grub.cfg",
     "/boot/grub2/grubenv",
     "/boot/grub/grubenv",
@@ -27,6 +29,8 @@ pub(super) const FILES: [&str; 13] = [
 /// What a kernel is told of devices.
 const ROOT: &str = "root=";
 const RESUME: [&str; 2] = ["resume=", "RESUME="];
+/// Each logical volume that dracut waits for, and without which it does not go on (dracut.cmdline(7)).
+const VOLUME: &str = "rd.lvm.lv=";
 /// How large a block of variables of GRUB's is, and with what it is filled.
 const ENVIRONMENT: usize = 1024;
 
@@ -114,6 +118,12 @@ fn parameter(
                 None
             }
         };
+    }
+    if let Some(volume) = word.strip_prefix(VOLUME) {
+        return devices.lacks_volume(volume).then(|| {
+            found.add(format!("{path}: {word} is on no disk that was restored, and was removed"));
+            String::new()
+        });
     }
     let (key, device) = RESUME.iter().find_map(|key| Some((*key, word.strip_prefix(key)?)))?;
     match devices.meaning(device) {
@@ -214,6 +224,23 @@ menuentry 'Debian GNU/Linux' --class debian {
         ] {
             assert_eq!(mended("/boot/loader/entries/y.conf", same), (same.to_owned(), Vec::new()));
         }
+    }
+
+    #[test]
+    fn a_volume_that_is_not_there_is_not_waited_for() {
+        let entry = |options: &str| {
+            format!("initrd /i\noptions root=/dev/mapper/vg--data-log--1 ro {options} rhgb\n")
+        };
+        let text = entry("resume=/dev/mapper/rhel-swap rd.lvm.lv=vg-data/log-1 rd.lvm.lv=rhel/swap");
+        let (new, found) = mended("/boot/loader/entries/x.conf", &text);
+        assert_eq!(new, entry("rd.lvm.lv=vg-data/log-1"));
+        assert!(found.len() == 2 && found[1].contains("rd.lvm.lv=rhel/swap is on no disk"), "{found:?}");
+        // Where no volume was found, perhaps none can be seen.
+        let (mut none, mut found) = (two_disks(), Findings::default());
+        none.all.retain(|device| device.at.is_some());
+        let text = "root=/dev/sda1 rd.lvm.lv=rhel/swap";
+        assert!(file("/etc/kernel/cmdline", text, &none, &mut found).ends_with(" rd.lvm.lv=rhel/swap"));
+        assert_eq!(found.all().len(), 0);
     }
 
     #[test]

@@ -158,6 +158,12 @@ impl Devices {
         self.all.iter().find(there)
     }
 
+    /// Whether a logical volume, `GROUP/VOLUME`, is on none of the disks. Where no volume at all was found nobody can say.
+    pub(super) fn lacks_volume(&self, volume: &str) -> bool {
+        let has_volumes = self.all.iter().any(|device| device.at.is_none());
+        has_volumes && !self.is_volume(&format!("/dev/{volume}"))
+    }
+
     /// Whether it is a logical volume: `/dev/GROUP/VOLUME`, or the same as `/dev/mapper/GROUP-VOLUME`.
     fn is_volume(&self, name: &str) -> bool {
         let mapped = |node: &str| {

@@ -13,6 +13,8 @@ pub(super) const MOST_KERNELS: usize = 3;
 pub(super) const INITRAMFS_TOOLS: &str = "/etc/initramfs-tools/modules";
 /// What is written for the tools of Fedora and its kin.
 pub(super) const DRACUT: &str = "/etc/dracut.conf.d/99-mobility-failover.conf";
+/// By what LVM knows disks, in a first file system.
+const LVM_DEVICES: &str = "etc/lvm/devices/system.devices";
 
 /// Those drivers that are in none of the listings: of a first file system's files, and of what a kernel holds itself.
 pub(super) fn missing(listing: &str) -> Vec<&'static str> {
@@ -22,6 +24,11 @@ pub(super) fn missing(listing: &str) -> Vec<&'static str> {
         .map(|name| name.replace('-', "_"))
         .collect();
     NEEDED.into_iter().filter(|needed| !names.iter().any(|name| name == needed)).collect()
+}
+
+/// Whether a first file system, of this listing, knows the disks that LVM may use by what they are called at the source.
+pub(super) fn names_disks(listing: &str) -> bool {
+    listing.lines().any(|line| line.trim().ends_with(LVM_DEVICES))
 }
 
 /// The versions of kernels that can be started, of the names of files in `/boot`; the newest first.
@@ -68,12 +75,15 @@ pub(super) fn modules(text: &str) -> String {
     }
 }
 
-/// What `DRACUT` is to hold.
-pub(super) fn dracut() -> String {
-    format!(
-        "# Written by the recovery service before the first boot after a failover.\nadd_drivers+=\" {} \"\n",
-        NEEDED.join(" ")
-    )
+/// What `DRACUT` is to hold: the drivers, and these files, which give network cards their names. Whatever is in the first file system
+/// names the cards first, and not every system names them a second time.
+pub(super) fn dracut(links: &[String]) -> String {
+    let head = "# Written by the recovery service before the first boot after a failover.";
+    let items = match links.is_empty() {
+        true => String::new(),
+        false => format!("install_items+=\" {} \"\n", links.join(" ")),
+    };
+    format!("{head}\nadd_drivers+=\" {} \"\n{items}", NEEDED.join(" "))
 }
 
 #[cfg(test)]
@@ -92,6 +102,14 @@ mod tests {
             "-rw-r--r--   1 root root 9 Jan  1  1970 usr/lib/modules/6.8/virtio-pci.ko.zst\nx/virtio_blk.ko";
         assert!(missing(fedora).is_empty());
         assert_eq!(missing(""), NEEDED);
+    }
+
+    #[test]
+    fn a_first_file_system_may_know_disks_by_their_serial_numbers() {
+        let listing = "drwxr-xr-x 2 root root 0 May 4 2026 etc/lvm/devices\n-rw------- 1 root root 141 May  4  2026 etc/lvm/devices/system.devices\n";
+        assert!(
+            names_disks(listing) && !names_disks("etc/lvm/devices\netc/lvm/lvm.conf\n") && !names_disks("")
+        );
     }
 
     #[test]
@@ -119,6 +137,9 @@ mod tests {
         assert_eq!(modules("virtio_pci\n"), "virtio_pci\nvirtio_blk\n");
         let whole = modules("");
         assert_eq!(modules(&whole), whole);
-        assert!(dracut().contains("\" virtio_pci virtio_blk \""));
+        let (plain, with_cards) =
+            (dracut(&[]), dracut(&["/etc/a.link".to_owned(), "/etc/b.link".to_owned()]));
+        assert!(plain.ends_with("\nadd_drivers+=\" virtio_pci virtio_blk \"\n"), "{plain}");
+        assert_eq!(with_cards, plain + "install_items+=\" /etc/a.link /etc/b.link \"\n");
     }
 }

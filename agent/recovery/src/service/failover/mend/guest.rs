@@ -32,7 +32,8 @@ pub(super) struct Planned {
     pub(super) path: String,
     /// What is there; nothing where no file is.
     pub(super) before: Option<String>,
-    pub(super) after: String,
+    /// What is to be there; nothing where no file is to be.
+    pub(super) after: Option<String>,
 }
 
 /// An image of a disk.
@@ -86,7 +87,7 @@ pub(super) fn kept(path: &str) -> String {
 }
 
 /// Where a file is until it takes its place.
-fn new_of(path: &str) -> String {
+pub(super) fn new_of(path: &str) -> String {
     let (directory, name) = parts(path);
     format!("{directory}/.{name}.new-by-failover")
 }
@@ -194,35 +195,58 @@ impl<'a> Guest<'a> {
 
     /// Replaces files.
     pub(super) fn write(&mut self, planned: &[Planned]) -> Done<()> {
-        let mut moves = Vec::new();
-        for plan in planned.iter().filter(|plan| plan.before.is_some()) {
+        let (mut all, mut moves) = (Vec::new(), Vec::new());
+        for plan in planned {
             // What a link means is replaced, and not the link.
-            let real = self.real(&plan.path)?;
-            let (kept, new) = (kept(&real), new_of(&kept(&real)));
+            all.push((if plan.before.is_some() { self.real(&plan.path)? } else { plan.path.clone() }, plan));
+        }
+        for (path, _) in all.iter().filter(|(_, plan)| plan.before.is_some()) {
+            let (kept, new) = (kept(path), new_of(&kept(path)));
             if !self.exists(&kept)? {
-                self.ask(&format!("cp-a {} {}", quoted(&real), quoted(&new)))?;
+                self.ask(&format!("cp-a {} {}", quoted(path), quoted(&new)))?;
                 moves.push((new, kept));
             }
         }
         self.settle(&mut moves)?;
-        for plan in planned {
-            let path = if plan.before.is_some() { self.real(&plan.path)? } else { plan.path.clone() };
+        for (path, plan) in all {
+            let Some(after) = &plan.after else {
+                self.ask(&format!("rm-f {}", quoted(&path)))?;
+                continue;
+            };
             let new = new_of(&path);
-            // With the owner, the mode and whatever else files there have.
+            // With the owner, the mode, the label of SELinux and whatever else files there have.
             let like = if plan.before.is_some() { path.clone() } else { "/etc/fstab".to_owned() };
             if plan.before.is_none() {
-                self.ask(&format!("mkdir-p {}", quoted(parts(&path).0)))?;
+                self.make_directory(parts(&path).0)?;
             }
             if plan.before.is_some() || self.exists(&like)? {
                 self.ask(&format!("cp-a {} {}", quoted(&like), quoted(&new)))?;
             }
-            self.upload(&plan.after, &new)?;
+            self.upload(after, &new)?;
             if plan.before.is_none() {
                 self.ask(&format!("chmod 0644 {}", quoted(&new)))?;
             }
             moves.push((new, path));
         }
         self.settle(&mut moves)
+    }
+
+    /// Makes a directory, and those above it, each like the one that it is in.
+    fn make_directory(&mut self, path: &str) -> Done<()> {
+        if path.is_empty() || self.exists(path)? {
+            return Ok(());
+        }
+        let above = parts(path).0;
+        self.make_directory(above)?;
+        self.ask(&format!("mkdir {}", quoted(path)))?;
+        Ok(self.make_like(if above.is_empty() { "/" } else { above }, path)?)
+    }
+
+    /// Gives a file the owner, the mode and the attributes that another one has, as far as file systems have them. What has no label of
+    /// SELinux's is read by hardly anything where that is enforced.
+    pub(super) fn make_like(&mut self, like: &str, path: &str) -> Result<(), Broken> {
+        self.try_ask(&format!("copy-attributes {} {} all:true", quoted(like), quoted(path)))?;
+        Ok(())
     }
 
     fn upload(&mut self, text: &str, to: &str) -> Done<()> {
@@ -234,7 +258,7 @@ impl<'a> Guest<'a> {
     }
 
     /// Has files take their places, once they are durable.
-    fn settle(&mut self, moves: &mut Vec<(String, String)>) -> Done<()> {
+    pub(super) fn settle(&mut self, moves: &mut Vec<(String, String)>) -> Done<()> {
         if moves.is_empty() {
             return Ok(());
         }
@@ -246,7 +270,8 @@ impl<'a> Guest<'a> {
         Ok(())
     }
 
-    fn real(&mut self, path: &str) -> Done<String> {
+    /// The file that a name means, whatever links are on the way.
+    pub(super) fn real(&mut self, path: &str) -> Done<String> {
         let said = self.ask(&format!("realpath {}", quoted(path)))?;
         let real = said.into_iter().next().filter(|real| is_plain(real));
         real.ok_or_else(|| Trouble::Refused(format!("{path} is a link that leads nowhere")))

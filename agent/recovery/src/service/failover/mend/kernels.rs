@@ -3,23 +3,45 @@
 //! A first file system is made by the machine's own tools, which run in the appliance and nowhere else. Deliberately not here: what
 //! is needed (`drivers`).
 
+use std::fmt;
+
 use super::{
     drivers::{self, DRACUT, INITRAMFS_TOOLS},
-    guest::{Done, Guest, Planned, quoted},
+    guest::{Done, Guest, Planned, Trouble, new_of, quoted},
     guestfish::Broken,
     report::{Change, Findings},
 };
 
 /// Lists what is in a first file system, with whatever the machine has for that.
 const LIST: [&str; 2] = ["lsinitramfs", "lsinitrd"];
+/// What only the tools of Debian and its kin bring along. Where dracut has taken their place there may be an update-initramfs as well,
+/// which does not read what theirs does.
+const OF_INITRAMFS_TOOLS: [&str; 2] = ["/usr/sbin/update-initramfs", "/usr/sbin/mkinitramfs"];
+/// Where dracut is, of one system or another.
+const OF_DRACUT: [&str; 2] = ["/usr/bin/dracut", "/sbin/dracut"];
 
-/// A kernel without drivers that it needs.
+/// What makes first file systems in the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tools {
+    InitramfsTools,
+    Dracut,
+}
+
+/// A kernel that will not find its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kernel {
     version: String,
     /// Its first file system.
     image: String,
-    lacks: Vec<&'static str>,
+    lacks: Lacks,
+}
+
+/// What is wrong with a first file system.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Lacks {
+    drivers: Vec<&'static str>,
+    /// LVM looks in it for disks by what they were called at the source.
+    names_disks: bool,
 }
 
 /// The kernels that will not find their root.
@@ -43,11 +65,28 @@ impl Weak {
 impl Kernel {
     fn warning(&self, why: &str) -> String {
         format!(
-            "{} has no {} for kernel {}: it will not start at the target ({why})",
-            self.image,
-            self.lacks.join(" and no "),
-            self.version
+            "{} {} for kernel {}: it will not start at the target ({why})",
+            self.image, self.lacks, self.version
         )
+    }
+}
+
+impl Lacks {
+    fn nothing(&self) -> bool {
+        self.drivers.is_empty() && !self.names_disks
+    }
+}
+
+impl fmt::Display for Lacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.drivers.is_empty() {
+            write!(f, "has no {}", self.drivers.join(" and no "))?;
+        }
+        if self.names_disks {
+            let and = if self.drivers.is_empty() { "" } else { " and " };
+            write!(f, "{and}has LVM's list of the disks of the source")?;
+        }
+        Ok(())
     }
 }
 
@@ -66,16 +105,22 @@ pub(super) fn look(guest: &mut Guest<'_>, found: &mut Findings) -> Done<Weak> {
             }
             continue;
         };
-        let Some(listing) = listing(guest, &image)? else {
+        let Some(lacks) = lacks(guest, &image, &version)? else {
             found.add(format!("{image} cannot be looked into: whether kernel {version} has the drivers of its disks is not known"));
             continue;
         };
-        let lacks = drivers::missing(&format!("{listing}\n{}", built_in(guest, &version)?));
-        if !lacks.is_empty() {
+        if !lacks.nothing() {
             weak.0.push(Kernel { version, image, lacks });
         }
     }
     Ok(weak)
+}
+
+/// What is wrong with a first file system; nothing where it cannot be looked into.
+fn lacks(guest: &mut Guest<'_>, image: &str, version: &str) -> Result<Option<Lacks>, Broken> {
+    let Some(listing) = listing(guest, image)? else { return Ok(None) };
+    let drivers = drivers::missing(&format!("{listing}\n{}", built_in(guest, version)?));
+    Ok(Some(Lacks { drivers, names_disks: drivers::names_disks(&listing) }))
 }
 
 /// The drivers that a kernel holds itself.
@@ -84,12 +129,13 @@ fn built_in(guest: &mut Guest<'_>, version: &str) -> Result<String, Broken> {
     Ok(guest.try_ask(&format!("grep {} {}", quoted("virtio"), quoted(&path)))?.unwrap_or_default().join("\n"))
 }
 
-/// The drivers in a first file system; nothing where it cannot be looked into.
+/// The drivers and the configuration in a first file system; nothing where it cannot be looked into.
 fn listing(guest: &mut Guest<'_>, image: &str) -> Result<Option<String>, Broken> {
     for program in LIST {
         let command = format!("{program} '{image}' 2>/dev/null | grep -E 'virtio|etc' | head -5000");
         if let Some(lines) = guest.try_ask(&format!("sh {}", quoted(&command)))?
-            && !lines.is_empty()
+            // Of a program that is not there guestfish says an empty line.
+            && lines.iter().any(|line| !line.trim().is_empty())
         {
             return Ok(Some(lines.join("\n")));
         }
@@ -97,56 +143,108 @@ fn listing(guest: &mut Guest<'_>, image: &str) -> Result<Option<String>, Broken>
     Ok(None)
 }
 
-/// Gives them what they lack; what was changed.
-pub(super) fn mend(guest: &mut Guest<'_>, weak: &Weak, found: &mut Findings) -> Done<Vec<Change>> {
+fn tools(guest: &mut Guest<'_>) -> Result<Option<Tools>, Broken> {
+    if guest.exists(OF_INITRAMFS_TOOLS[0])? && guest.exists(OF_INITRAMFS_TOOLS[1])? {
+        return Ok(Some(Tools::InitramfsTools));
+    }
+    let has_dracut = guest.exists(OF_DRACUT[0])? || guest.exists(OF_DRACUT[1])?;
+    Ok(has_dracut.then_some(Tools::Dracut))
+}
+
+/// Gives them what they lack, and the files that give network cards their names; what was changed.
+pub(super) fn mend(
+    guest: &mut Guest<'_>,
+    weak: &Weak,
+    links: &[String],
+    found: &mut Findings,
+) -> Done<Vec<Change>> {
     let mut changes = Vec::new();
     if weak.0.is_empty() {
         return Ok(changes);
     }
-    let has_tools = guest.exists("/usr/sbin/update-initramfs")?;
-    let has_dracut = guest.exists("/usr/bin/dracut")? || guest.exists("/sbin/dracut")?;
-    let planned = match (has_tools, has_dracut) {
-        (true, _) => {
+    let Some(tools) = tools(guest)? else {
+        for kernel in &weak.0 {
+            found.add(kernel.warning("the machine has no tools that are known here to make another one"));
+        }
+        return Ok(changes);
+    };
+    let (path, before, after) = match tools {
+        Tools::InitramfsTools => {
             let before = guest.read(INITRAMFS_TOOLS, found)?;
             let after = drivers::modules(before.as_deref().unwrap_or_default());
-            Planned { path: INITRAMFS_TOOLS.to_owned(), before, after }
+            (INITRAMFS_TOOLS, before, after)
         }
-        (false, true) => Planned { path: DRACUT.to_owned(), before: None, after: drivers::dracut() },
-        (false, false) => {
-            for kernel in &weak.0 {
-                found.add(kernel.warning("the machine has no tools that are known here to make another one"));
-            }
-            return Ok(changes);
-        }
+        Tools::Dracut => (DRACUT, None, drivers::dracut(links)),
     };
-    if planned.before.as_deref() != Some(&planned.after) {
-        guest.write(std::slice::from_ref(&planned))?;
-        let before = planned.before.as_deref().unwrap_or_default();
-        changes.push(Change::between(&planned.path, before, &planned.after));
+    if before.as_deref() != Some(&after) {
+        changes.push(Change::between(path, before.as_deref().unwrap_or_default(), &after));
+        guest.write(&[Planned { path: path.to_owned(), before, after: Some(after) }])?;
     }
     for kernel in &weak.0 {
-        let (version, image) = (&kernel.version, &kernel.image);
-        let command = match has_tools {
-            true => format!("update-initramfs -u -k '{version}' 2>&1"),
-            // All drivers, not those of the appliance.
-            false => format!("dracut --force --no-hostonly '{image}' '{version}' 2>&1"),
+        let made = match tools {
+            Tools::InitramfsTools => updated(guest, kernel)?,
+            Tools::Dracut => made_anew(guest, kernel)?,
         };
-        let said = guest.ask(&format!("sh {}", quoted(&command)));
-        let why = match said {
-            Ok(_) => "what was made again lacks it as well".to_owned(),
-            Err(super::Trouble::Refused(why)) => format!("making it again failed: {why}"),
-            Err(broken) => return Err(broken),
-        };
-        let listing = listing(guest, image)?.unwrap_or_default();
-        let lacks = drivers::missing(&format!("{listing}\n{}", built_in(guest, version)?));
-        match lacks.is_empty() {
-            true => changes.push(Change {
-                file: image.clone(),
-                was: format!("without {}", kernel.lacks.join(", ")),
-                now: format!("with {}", kernel.lacks.join(", ")),
+        match made {
+            Ok(()) => changes.push(Change {
+                file: kernel.image.clone(),
+                was: format!("{} for kernel {}", kernel.lacks, kernel.version),
+                now: "was made again with what it needs".to_owned(),
             }),
-            false => found.add(kernel.warning(&why)),
+            Err(why) => found.add(kernel.warning(&why)),
         }
     }
     Ok(changes)
+}
+
+/// Has update-initramfs make a first file system again; why that did not help.
+fn updated(guest: &mut Guest<'_>, kernel: &Kernel) -> Done<Result<(), String>> {
+    let done = shell(guest, &format!("update-initramfs -u -k '{}'", kernel.version))?;
+    judged(guest, kernel, &kernel.image, done)
+}
+
+/// Has dracut make a first file system beside the one that is there, whose place it takes when it is whole and of use; why it was not.
+///
+/// Dracut itself writes over what is there, and removes it where there is no room.
+fn made_anew(guest: &mut Guest<'_>, kernel: &Kernel) -> Done<Result<(), String>> {
+    let (image, new) = (&kernel.image, new_of(&kernel.image));
+    // With all drivers, and not with those of the appliance.
+    let done = shell(guest, &format!("dracut --force --no-hostonly '{new}' '{}'", kernel.version))?;
+    let judged = judged(guest, kernel, &new, done)?;
+    match judged {
+        Ok(()) => {
+            guest.make_like(image, &new)?;
+            guest.settle(&mut vec![(new, image.clone())])?;
+        }
+        Err(_) => drop(guest.try_ask(&format!("rm-f {}", quoted(&new)))?),
+    }
+    Ok(judged)
+}
+
+/// What came of making a first file system: whether it was made, and has what was lacking.
+fn judged(
+    guest: &mut Guest<'_>,
+    kernel: &Kernel,
+    image: &str,
+    done: Result<(), String>,
+) -> Done<Result<(), String>> {
+    if let Err(why) = done {
+        return Ok(Err(format!("making it again failed: {why}")));
+    }
+    Ok(match lacks(guest, image, &kernel.version)? {
+        Some(lacks) if lacks.nothing() => Ok(()),
+        Some(lacks) => Err(format!("what was made again {lacks} as well")),
+        None => Err("what was made again cannot be looked into".to_owned()),
+    })
+}
+
+/// Runs a command of the machine's; the last that it said where it fails.
+fn shell(guest: &mut Guest<'_>, command: &str) -> Done<Result<(), String>> {
+    let said = "printf '%s' \"$said\" | tail -n 3 | tr '\\n' ' ' >&2";
+    let command = format!("said=$({command} 2>&1) || {{ {said}; exit 1; }}");
+    match guest.ask(&format!("sh {}", quoted(&command))) {
+        Ok(_) => Ok(Ok(())),
+        Err(Trouble::Refused(why)) => Ok(Err(why)),
+        Err(broken) => Err(broken),
+    }
 }

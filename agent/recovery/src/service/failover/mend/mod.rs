@@ -141,10 +141,7 @@ fn work(task: &Task, stop: &dyn Fn() -> bool, found: &mut Findings, begun: &mut 
         guest.close()?;
         return Ok(Report::new(String::new(), Vec::new(), std::mem::take(found)));
     };
-    let of_volume = root.strip_prefix("btrfsvol:").map_or(root.as_str(), |volume| {
-        volume.match_indices('/').nth(2).map_or(volume, |(at, _)| &volume[..at])
-    });
-    devices.root = devices.all.iter().position(|device| device.node == of_volume);
+    devices.root = devices.all.iter().position(|device| is_on(&root, &device.node));
     guest.ask(&format!("mount {} /", guest::quoted(&root)))?;
     let plan = plan::plan(task, &mut guest, &mut devices, found)?;
     let weak = match task.is_virtio {
@@ -154,18 +151,31 @@ fn work(task: &Task, stop: &dyn Fn() -> bool, found: &mut Findings, begun: &mut 
     let mut changes: Vec<Change> = plan
         .files
         .iter()
-        .map(|file| Change::between(&file.path, file.before.as_deref().unwrap_or_default(), &file.after))
+        .map(|file| {
+            let [before, after] = [&file.before, &file.after].map(|text| text.as_deref().unwrap_or_default());
+            Change::between(&file.path, before, after)
+        })
         .collect();
     if !task.report_only {
         *begun = !plan.files.is_empty();
         guest.write(&plan.files)?;
         *begun |= weak.needs_work();
-        changes.extend(kernels::mend(&mut guest, &weak, found)?);
+        changes.extend(kernels::mend(&mut guest, &weak, &plan.links, found)?);
     } else {
         weak.say(found);
     }
     guest.close()?;
     Ok(Report::new(plan.system, changes, std::mem::take(found)))
+}
+
+/// Whether a root file system, as the appliance names it, is on a device: it may be a volume of a file system there.
+fn is_on(root: &str, node: &str) -> bool {
+    match root.strip_prefix("btrfsvol:") {
+        None => root == node,
+        Some(volume) => {
+            volume.strip_prefix(node).is_some_and(|name| name.is_empty() || name.starts_with('/'))
+        }
+    }
 }
 
 /// Starts an appliance with the disks.
@@ -228,4 +238,26 @@ pub(super) fn is_device(name: &str) -> bool {
 /// Where one failover's disks are looked at, of the directory that they are in.
 pub(super) fn directory(of_disks: &Path) -> PathBuf {
     of_disks.join("mending")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_may_be_a_volume_within_a_file_system() {
+        let table = [
+            ("/dev/sda1", "/dev/sda1", true),
+            ("/dev/sda1", "/dev/sda", false),
+            // Of Fedora, of openSUSE, and on LVM.
+            ("btrfsvol:/dev/sda3/root", "/dev/sda3", true),
+            ("btrfsvol:/dev/sda2/@/.snapshots/1/snapshot", "/dev/sda2", true),
+            ("btrfsvol:/dev/group/system/root", "/dev/group/system", true),
+            ("btrfsvol:/dev/sda3/root", "/dev/sda", false),
+            ("btrfsvol:/dev/sda12/root", "/dev/sda1", false),
+        ];
+        for (root, node, expected) in table {
+            assert_eq!(is_on(root, node), expected, "{root} {node}");
+        }
+    }
 }

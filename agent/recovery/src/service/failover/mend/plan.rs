@@ -7,12 +7,16 @@ use super::{
     devices::{Devices, Meaning},
     first_boot, fstab,
     guest::{Done, Guest, Planned, kept},
+    guestfish::Broken,
     network,
     report::Findings,
 };
 
 const FSTAB: &str = "/etc/fstab";
 const CRYPTTAB: &str = "/etc/crypttab";
+/// By what LVM knows the disks that it may use: their serial numbers, which are others at the target. Where there is no such file it uses
+/// all that it finds (lvmdevices(8); on by default from RHEL 9 on).
+const LVM_DEVICES: &str = "/etc/lvm/devices/system.devices";
 /// What is needed beside the root file system to see all that may be changed.
 const MOUNTED: [&str; 5] = ["/boot", "/boot/efi", "/efi", "/usr", "/var"];
 /// What gives cards their names.
@@ -23,6 +27,8 @@ pub(super) struct Plan {
     /// Which system it is.
     pub(super) system: String,
     pub(super) files: Vec<Planned>,
+    /// Those that give network cards their names, whether or not they are there already.
+    pub(super) links: Vec<String>,
 }
 
 /// Finds out, of a machine whose root file system is mounted.
@@ -32,7 +38,7 @@ pub(super) fn plan(
     devices: &mut Devices,
     found: &mut Findings,
 ) -> Done<Plan> {
-    let mut plan = Plan { system: system(guest)?, files: Vec::new() };
+    let mut plan = Plan { system: system(guest)?, files: Vec::new(), links: Vec::new() };
     let crypttab = guest.read(CRYPTTAB, found)?;
     devices.mapped = crypttab.as_deref().map(fstab::mapped).unwrap_or_default();
     let table = guest.read(FSTAB, found)?;
@@ -53,6 +59,10 @@ pub(super) fn plan(
             let after = boot::file(&path, &text, devices, found);
             plan.add(guest, &path, text, after, found)?;
         }
+    }
+    match guest.read(LVM_DEVICES, found)? {
+        None => already(guest, LVM_DEVICES, found)?,
+        before => plan.files.push(Planned { path: LVM_DEVICES.to_owned(), before, after: None }),
     }
     if let Some(cards) = &task.cards {
         plan.cards(guest, cards, found)?;
@@ -101,6 +111,14 @@ fn mount(guest: &mut Guest<'_>, table: &str, devices: &Devices, found: &mut Find
     Ok(())
 }
 
+/// Says so where a file was mended before.
+fn already(guest: &mut Guest<'_>, path: &str, found: &mut Findings) -> Result<(), Broken> {
+    if guest.exists(&kept(path))? {
+        found.add(format!("{path} is mended already: {} is what was there before", kept(path)));
+    }
+    Ok(())
+}
+
 impl Plan {
     fn add(
         &mut self,
@@ -110,10 +128,13 @@ impl Plan {
         after: String,
         found: &mut Findings,
     ) -> Done<()> {
-        if before != after {
-            self.files.push(Planned { path: path.to_owned(), before: Some(before), after });
-        } else if guest.exists(&kept(path))? {
-            found.add(format!("{path} is mended already: {} is what was there before", kept(path)));
+        if before == after {
+            return Ok(already(guest, path, found)?);
+        }
+        // Two names may mean the same file.
+        let real = guest.real(path)?;
+        if !self.files.iter().any(|planned| planned.path == real) {
+            self.files.push(Planned { path: real, before: Some(before), after: Some(after) });
         }
         Ok(())
     }
@@ -123,7 +144,7 @@ impl Plan {
         let before = guest.read(path, found)?;
         if before.as_deref() != Some(after) {
             // It is of an earlier failover: nobody needs what was there.
-            self.files.push(Planned { path: path.to_owned(), before: None, after: after.to_owned() });
+            self.files.push(Planned { path: path.to_owned(), before: None, after: Some(after.to_owned()) });
         }
         Ok(())
     }
@@ -153,6 +174,7 @@ impl Plan {
         }
         for (path, text) in names {
             self.whole(guest, &path, &text, found)?;
+            self.links.push(path);
         }
         Ok(())
     }
