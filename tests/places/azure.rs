@@ -8,8 +8,8 @@ use mobility_tests::azure_models::AzureModels;
 use serde_json::{Value, json};
 
 use crate::{
-    nothing_is_left,
     rig::{Kind, World, azure_table, place, provider},
+    suite::nothing_is_left,
 };
 
 #[test]

@@ -36,6 +36,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use crate::libvirtd::{self, Libvirtd};
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
 /// Both as Azure takes them; the second one is no whole number of windows.
@@ -48,8 +50,17 @@ pub(crate) enum Kind {
     Images,
     Objects,
     Qemu,
+    /// It needs root.
+    Libvirt,
     AzureByKey,
     AzureBySignature,
+}
+
+impl Kind {
+    /// Whether it makes machines itself, and looks how they are.
+    pub(crate) fn runs_machines(self) -> bool {
+        matches!(self, Kind::Qemu | Kind::Libvirt)
+    }
 }
 
 /// A store, and one who looks into it in another way than what is tested.
@@ -74,6 +85,7 @@ pub(crate) struct World {
     pub(crate) maker: VaultMaker,
     pub(crate) epochs: [Epoch; 2],
     pub(crate) store: Option<Store>,
+    pub(crate) libvirt: Option<Libvirtd>,
     pub(crate) dir: TempDir,
 }
 
@@ -81,7 +93,7 @@ impl World {
     /// Nothing where the machine that the test runs on lacks what the kind needs.
     pub(crate) fn new(kind: Kind) -> Option<World> {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = None;
+        let (mut store, mut libvirt) = (None, None);
         let table = match kind {
             Kind::Images => format!("kind = 'images'\ndirectory = '{}'\n", place(dir.path()).display()),
             Kind::Qemu => {
@@ -97,6 +109,13 @@ impl World {
                 store = Some(Store::new(server));
                 table
             }
+            Kind::Libvirt => {
+                Requirement::DiskTools.or_skip(libvirtd::found())?;
+                let daemon = Libvirtd::start(dir.path());
+                let table = libvirt_table(&daemon, dir.path());
+                libvirt = Some(daemon);
+                table
+            }
             Kind::AzureByKey | Kind::AzureBySignature => {
                 let server = Requirement::Stores.or_skip(azurite())?;
                 let table = azure_table(&server, kind, "rcwdl", dir.path());
@@ -105,7 +124,7 @@ impl World {
             }
         };
         let (maker, epochs) = vault(dir.path());
-        Some(World { kind, provider: provider(dir.path(), &table), maker, epochs, store, dir })
+        Some(World { kind, provider: provider(dir.path(), &table), maker, epochs, store, libvirt, dir })
     }
 
     /// A machine as it is to be made for a failover of this id.
@@ -130,6 +149,7 @@ impl World {
             memory: None,
             processors: None,
             disks: vec![disk(0), disk(1)],
+            cards: Vec::new(),
             target: Some(target(set)),
         }
     }
@@ -180,7 +200,7 @@ impl World {
                 bytes.truncate(SIZES[disk] as usize);
                 Some(bytes)
             }
-            None if self.kind == Kind::Qemu => {
+            None if self.kind.runs_machines() => {
                 let (from, to) = (file("qcow2"), self.dir.path().join("looked-at"));
                 from.exists().then(|| {
                     let words = ["convert", "-U", "-O", "raw", from.to_str().unwrap(), to.to_str().unwrap()];
@@ -198,7 +218,7 @@ impl World {
         match &self.store {
             Some(store) => store.remote.remove(&[format!("{}/{id}.vhd", spec.failover)]).unwrap(),
             None => {
-                let extension = if self.kind == Kind::Qemu { "qcow2" } else { "img" };
+                let extension = if self.kind.runs_machines() { "qcow2" } else { "img" };
                 let file = place(self.dir.path()).join(format!("{}/{id}.{extension}", spec.failover));
                 fs::remove_file(file).unwrap();
             }
@@ -212,6 +232,9 @@ impl World {
             entries.map(|entry| entry.unwrap().path().display().to_string()).collect();
         if let Some(store) = &self.store {
             store.remote.list("", &mut |listed| left.push(listed.key)).unwrap();
+        }
+        if let Some(libvirt) = &self.libvirt {
+            left.extend(libvirt.left());
         }
         left
     }
@@ -228,7 +251,7 @@ impl World {
     #[track_caller]
     pub(crate) fn is_up(&self, failover: &str) {
         match (self.kind, self.look(failover)) {
-            (Kind::Qemu, Seen::Up(sign)) => assert!(sign.contains("RUNS"), "{sign}"),
+            (Kind::Qemu | Kind::Libvirt, Seen::Up(sign)) => assert!(sign.contains("RUNS"), "{sign}"),
             (Kind::Images | Kind::Objects, Seen::ByHand(how)) => assert!(how.contains(failover), "{how}"),
             (_, Seen::ByHand(how)) => {
                 let command = format!(
@@ -269,6 +292,15 @@ pub(crate) fn objects_table(server: &ObjectStoreServer, dir: &Path) -> String {
     let table = server.table("target", "dr/disks", dir);
     let (_, table) = table.split_once('\n').unwrap();
     format!("kind = 'objects'\nformat = 'vhd'\n[failover.there.store]\n{table}")
+}
+
+/// A table of a place where libvirt runs machines.
+pub(crate) fn libvirt_table(daemon: &Libvirtd, dir: &Path) -> String {
+    format!(
+        "kind = 'libvirt'\nuri = '{}'\ndirectory = '{}'\nformat = 'qcow2'\nacceleration = 'tcg'\nmemory-mib = 64\nprocessors = 1\nbooted = 'RUNS'\n",
+        daemon.uri(),
+        place(dir).display()
+    )
 }
 
 /// A table of a place in Azure, whose signature allows this.

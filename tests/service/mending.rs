@@ -40,6 +40,8 @@ const NETPLAN: &str = "network:
   ethernets:
     eth0:
       match: {macaddress: '00:0d:3a:00:00:01'}
+    eth1:
+      match: {macaddress: '00:0D:3A:00:00:02'}
 ";
 /// What a system is known by, and what is to be mended in it.
 const FILES: [(&str, &str); 9] = [
@@ -164,6 +166,8 @@ fn tells(agent: &Agent) {
         "interfaces": [{
             "name": "eth0", "mac": "00:0d:3a:00:00:01", "addresses": [{ "address": "10.1.0.7", "prefix": 24 }],
             "gateway": "10.1.0.1", "default_route": true, "mtu": 1500,
+        }, {
+            "name": "eth1", "mac": "00:0d:3a:00:00:02", "addresses": [], "default_route": false, "mtu": 1500,
         }],
     });
     let began = json!({ "session": agent.session, "boot": "boot", "inventory": inventory, "claim": null });
@@ -204,17 +208,27 @@ fn is_mended(image: &Path, id: &str) {
         .replace("/dev/sda1", &format!("UUID={root}"))
         .replace("/dev/sda2", &format!("UUID={swap}"))
         .replace("/data ext4 defaults", "/data ext4 defaults,nofail,x-systemd.device-timeout=30s");
-    let card = format!("52:54:00:{}:{}:{}", &id[..2], &id[2..4], &id[4..6]);
+    let first = u32::from_str_radix(&id[..6], 16).unwrap();
+    let card = |number: u32| {
+        let [_, high, middle, low] = (first + number).to_be_bytes();
+        format!("52:54:00:{high:02x}:{middle:02x}:{low:02x}")
+    };
+    let netplan = NETPLAN
+        .replace("00:0d:3a:00:00:01", &card(0))
+        .replace("00:0D:3A:00:00:02", &card(1).to_ascii_uppercase());
     for (path, was, now) in [
         ("/etc/fstab", FSTAB, fstab),
         ("/boot/grub/grub.cfg", MENU, MENU.replace("root=/dev/sda1", &format!("root=UUID={root}"))),
-        ("/etc/netplan/50-cloud-init.yaml", NETPLAN, NETPLAN.replace("00:0d:3a:00:00:01", &card)),
+        ("/etc/netplan/50-cloud-init.yaml", NETPLAN, netplan),
     ] {
         assert_eq!(file(image, path), now.trim(), "{path}");
         assert_eq!(file(image, &format!("{path}.before-failover")), was.trim(), "{path} as it was");
     }
-    let link = file(image, "/etc/systemd/network/10-mobility-eth0.link");
-    assert!(link.contains(&format!("MACAddress={card}\n")) && link.contains("\nName=eth0"), "{link}");
+    for (number, name) in (0..).zip(["eth0", "eth1"]) {
+        let link = file(image, &format!("/etc/systemd/network/10-mobility-{name}.link"));
+        let mac = format!("MACAddress={}\n", card(number));
+        assert!(link.contains(&mac) && link.contains(&format!("\nName={name}")), "{link}");
+    }
     let cloud = file(image, "/etc/cloud/cloud.cfg.d/99-mobility-failover.cfg");
     assert!(cloud.contains("manual_cache_clean: true\npreserve_hostname: true\n"), "{cloud}");
     assert_eq!(file(image, "/etc/hostname"), "small");
@@ -237,6 +251,7 @@ fn what_would_keep_a_machine_from_starting_is_mended() {
         "/boot/grub/grub.cfg",
         "/etc/netplan/50-cloud-init.yaml",
         "/etc/systemd/network/10-mobility-eth0.link",
+        "/etc/systemd/network/10-mobility-eth1.link",
         "/etc/cloud/cloud.cfg.d/99-mobility-failover.cfg",
     ];
     assert_eq!(files, expected, "{shown:#}");

@@ -291,6 +291,43 @@ mod tests {
     }
 
     #[test]
+    fn a_place_of_libvirt_is_refused_with_a_hint() {
+        let place = |kind: &str, more: &str| {
+            settings(&format!("[failover.lab]\nkind = '{kind}'\ndirectory = '/srv/failover'\n{more}\n"))
+        };
+        for (more, network) in [
+            ("", Some("default")),
+            ("network = 'dr/web'", Some("dr/web")),
+            ("uri = 'qemu:///session'\nautostart = true", None),
+            ("uri = 'qemu+unix:///session'\nnetwork = 'dr'", Some("dr")),
+        ] {
+            let known = place("libvirt", more).unwrap().failover["lab"].clone();
+            assert_eq!(known.settings.kind, crate::target::PlaceKind::Libvirt);
+            assert_eq!(known.settings.network.as_ref().map(|network| network.as_str()), network, "{more}");
+            assert!(!known.emulated);
+        }
+        assert!(place("libvirt", "acceleration = 'tcg'").unwrap().failover["lab"].emulated);
+        let refused = [
+            ("libvirt", "uri = 'qemu+ssh://elsewhere/system'", "qemu:///system"),
+            ("libvirt", "uri = 'xen:///system'", "qemu:///system"),
+            ("libvirt", "network = '10.0.0.0/24'", "what libvirt calls it"),
+            ("libvirt", "network = 'a b'", "names no network"),
+            ("libvirt", "format = 'vmdk'", "vmdk"),
+            ("libvirt", "format = 'vhd'", "raw or qcow2"),
+            ("qemu", "format = 'vhd'", "raw or qcow2"),
+            ("libvirt", "memory-mib = 0", "from 1 to"),
+            ("libvirt", "bridge = 'br0'", "bridge"),
+            ("qemu", "uri = 'qemu:///system'", "kind 'libvirt'"),
+            ("qemu", "autostart = false", "kind 'libvirt'"),
+            ("qemu", "network = 'default'", "kind 'libvirt'"),
+        ];
+        for (kind, more, hint) in refused {
+            let problem = place(kind, more).err().map(|err| err.to_string()).unwrap_or_default();
+            assert!(problem.contains(hint), "{kind} {more}: {problem}");
+        }
+    }
+
+    #[test]
     fn a_place_in_azure_is_refused_with_a_hint() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();

@@ -14,6 +14,8 @@ pub enum PlaceKind {
     Images,
     /// A host that runs machines.
     Qemu,
+    /// A host whose machines libvirt runs.
+    Libvirt,
     /// Microsoft Azure.
     Azure,
 }

@@ -103,7 +103,7 @@ fn check_machine(known: &Known<'_>, effective: &Settings, found: &mut Found) {
     if effective.memory.value.is_some_and(|memory| memory.0 < LEAST_MEMORY) {
         found.blocks("memory", "a machine needs 64 MiB of memory at least; the number is in bytes");
     }
-    if effective.kind == Some(PlaceKind::Qemu) {
+    if matches!(effective.kind, Some(PlaceKind::Qemu | PlaceKind::Libvirt)) {
         if effective.processors.value.is_none() {
             found.warns("processors", "nobody knows how many processors the machine had: set them");
         }

@@ -66,8 +66,8 @@ fn at(place: &Place, spec: &Spec, settings: &Settings, stop: &Stop) -> Result<Re
     };
     let task = Task {
         disks: disks.into_iter().map(|(_, restored)| restored).collect(),
-        cards: place.provider.cards(&spec.failover).map(|there| cards(&settings.interfaces, &there)),
-        is_virtio: place.settings.kind == PlaceKind::Qemu,
+        cards: place.provider.cards(spec).map(|there| cards(&settings.interfaces, &there)),
+        is_virtio: matches!(place.settings.kind, PlaceKind::Qemu | PlaceKind::Libvirt),
         report_only: place.mend == Mend::Report,
         emulated: place.emulated,
         directory,

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{
     mend::Mend,
-    provider::{Acceleration, Azure, Images, Objects, Provider, Qemu},
+    provider::{Acceleration, Azure, Host, Images, Libvirt, Objects, Provider, Qemu},
 };
 use crate::{
     Format, RemoteSettings,
@@ -35,6 +35,11 @@ const BOOTED: &str = "login:";
 /// How long a machine may take to come up, in seconds, unless it is said.
 const BOOT_LIMIT_S: u64 = 600;
 const MOST_BOOT_LIMIT_S: u64 = 86_400;
+/// How libvirt is reached, unless it is said, and what all such connections begin with: its disks are files on this host.
+const URI: &str = "qemu:///system";
+const URIS: [&str; 2] = ["qemu:///", "qemu+unix:///"];
+/// The network that libvirt comes with.
+const NETWORK: &str = "default";
 
 /// What the configuration says of a place.
 #[derive(Deserialize)]
@@ -43,21 +48,99 @@ pub(crate) enum Table {
     /// Images in a directory.
     Images { directory: PathBuf, format: Option<String>, mend: Option<Mend> },
     /// Machines that QEMU runs here.
-    Qemu {
-        directory: PathBuf,
-        format: Option<String>,
-        #[serde(default)]
-        acceleration: Acceleration,
-        memory_mib: Option<u64>,
-        processors: Option<u64>,
-        booted: Option<String>,
-        boot_limit_s: Option<u64>,
-        mend: Option<Mend>,
-    },
+    Qemu(Box<HostTable>),
+    /// Machines that libvirt runs here.
+    Libvirt(Box<HostTable>),
     /// Images in an object store.
     Objects { format: Option<String>, store: places::Table },
     /// Page blobs in Azure, and templates in a directory that make machines of them.
     Azure(Box<AzureTable>),
+}
+
+/// What it says of this host, and of all machines that run on it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct HostTable {
+    directory: PathBuf,
+    format: Option<String>,
+    #[serde(default)]
+    acceleration: Acceleration,
+    memory_mib: Option<u64>,
+    processors: Option<u64>,
+    booted: Option<String>,
+    boot_limit_s: Option<u64>,
+    mend: Option<Mend>,
+    /// These three are libvirt's.
+    uri: Option<String>,
+    network: Option<NetworkName>,
+    autostart: Option<bool>,
+}
+
+impl HostTable {
+    fn host(&self) -> Result<Host, String> {
+        let within = |key: &str, given: Option<u64>, default: u64, most: u64| match given.unwrap_or(default) {
+            value if (1..=most).contains(&value) => Ok(value),
+            value => Err(format!("{key} is {value}, and has to be from 1 to {most}")),
+        };
+        let booted = self.booted.clone().filter(|text| !text.is_empty());
+        let images = images(&self.directory, self.format.as_deref())?;
+        if images.format() == Format::Vhd {
+            return Err("format is vhd, and machines run here from raw or qcow2".to_owned());
+        }
+        Ok(Host {
+            images,
+            acceleration: self.acceleration,
+            memory_mib: within("memory-mib", self.memory_mib, MEMORY_MIB, MOST_MEMORY_MIB)?,
+            processors: within("processors", self.processors, PROCESSORS, MOST_PROCESSORS)?,
+            booted: booted.unwrap_or_else(|| BOOTED.to_owned()),
+            boot_limit: Duration::from_secs(within(
+                "boot-limit-s",
+                self.boot_limit_s,
+                BOOT_LIMIT_S,
+                MOST_BOOT_LIMIT_S,
+            )?),
+        })
+    }
+
+    fn qemu(&self) -> Result<Qemu, String> {
+        let of_libvirt = [
+            ("uri", self.uri.is_some()),
+            ("network", self.network.is_some()),
+            ("autostart", self.autostart.is_some()),
+        ];
+        match of_libvirt.into_iter().find(|(_, is_said)| *is_said) {
+            Some((key, _)) => Err(format!("{key} is for places of kind 'libvirt'")),
+            None => Ok(Qemu::new(self.host()?)),
+        }
+    }
+
+    /// What makes machines, and the network that they get to unless they say otherwise.
+    fn libvirt(&self) -> Result<(Libvirt, Option<NetworkName>), String> {
+        let host = self.host()?;
+        if self.directory.display().to_string().contains(char::is_control) {
+            return Err("directory has to be a single line".to_owned());
+        }
+        let uri = self.uri.clone().unwrap_or_else(|| URI.to_owned());
+        if !URIS.iter().any(|begin| uri.starts_with(begin)) || uri.contains(char::is_control) {
+            return Err(format!("uri is '{uri}', and has to be of this host's QEMU, such as {URI}"));
+        }
+        let network = match &self.network {
+            Some(network) if network.range().is_some() => {
+                return Err(format!("network is {network}: say what libvirt calls it"));
+            }
+            None if !Libvirt::is_session(&uri) => NETWORK.parse().ok(),
+            said => said.clone(),
+        };
+        Ok((Libvirt::new(host, uri, network.clone(), self.autostart.unwrap_or(false)), network))
+    }
+}
+
+fn images(directory: &Path, format: Option<&str>) -> Result<Images, String> {
+    let format = format.map_or(Ok(Format::default()), str::parse)?;
+    match directory.is_absolute() {
+        true => Ok(Images::new(directory.to_owned(), format)),
+        false => Err("directory has to begin with a slash".to_owned()),
+    }
 }
 
 /// What it says of a container in Azure, and of all machines that are made of what is brought there.
@@ -131,48 +214,21 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
         return Err(bad("a place's name has up to 64 letters, digits, dashes and underscores".to_owned()));
     }
-    let within = |key: &str, given: Option<u64>, default: u64, most: u64| match given.unwrap_or(default) {
-        value if (1..=most).contains(&value) => Ok(value),
-        value => Err(bad(format!("{key} is {value}, and has to be from 1 to {most}"))),
-    };
-    let images = |directory: PathBuf, format: Option<String>| {
-        let format = format.map_or(Ok(Format::default()), |format| format.parse().map_err(bad))?;
-        match directory.is_absolute() {
-            true => Ok(Images::new(directory, format)),
-            false => Err(bad("directory has to begin with a slash".to_owned())),
-        }
-    };
     let of_kind = |kind| target::Place::new(name, kind);
     let (settings, provider, mend, emulated): (_, Arc<dyn Provider>, _, _) = match table {
         Table::Images { directory, format, mend } => {
-            let provider = Arc::new(images(directory, format)?);
+            let provider = Arc::new(images(&directory, format.as_deref()).map_err(bad)?);
             (of_kind(PlaceKind::Images), provider, mend.unwrap_or(Mend::No), false)
         }
-        Table::Qemu {
-            directory,
-            format,
-            acceleration,
-            memory_mib,
-            processors,
-            booted,
-            boot_limit_s,
-            mend,
-        } => {
-            let qemu = Qemu {
-                images: images(directory, format)?,
-                acceleration,
-                memory_mib: within("memory-mib", memory_mib, MEMORY_MIB, MOST_MEMORY_MIB)?,
-                processors: within("processors", processors, PROCESSORS, MOST_PROCESSORS)?,
-                booted: booted.filter(|text| !text.is_empty()).unwrap_or_else(|| BOOTED.to_owned()),
-                boot_limit: Duration::from_secs(within(
-                    "boot-limit-s",
-                    boot_limit_s,
-                    BOOT_LIMIT_S,
-                    MOST_BOOT_LIMIT_S,
-                )?),
-            };
-            let emulated = acceleration == Acceleration::Tcg;
-            (of_kind(PlaceKind::Qemu), Arc::new(qemu), mend.unwrap_or(Mend::Yes), emulated)
+        Table::Qemu(table) => {
+            let (mend, emulated) = (table.mend.unwrap_or(Mend::Yes), table.acceleration == Acceleration::Tcg);
+            (of_kind(PlaceKind::Qemu), Arc::new(table.qemu().map_err(bad)?), mend, emulated)
+        }
+        Table::Libvirt(table) => {
+            let (mend, emulated) = (table.mend.unwrap_or(Mend::Yes), table.acceleration == Acceleration::Tcg);
+            let (provider, network) = table.libvirt().map_err(bad)?;
+            let settings = target::Place { network, ..of_kind(PlaceKind::Libvirt) };
+            (settings, Arc::new(provider), mend, emulated)
         }
         Table::Objects { format, store } => {
             let format = format.map_or(Ok(Format::default()), |format| format.parse().map_err(bad))?;
@@ -186,7 +242,8 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
         Table::Azure(table) => {
             let (settings, directory, container) = table.taken_apart(name).map_err(bad)?;
             // What is in a container is not a file that guestfish could open.
-            (settings, Arc::new(Azure::new(images(directory, None)?, container)), Mend::No, false)
+            let files = images(&directory, None).map_err(bad)?;
+            (settings, Arc::new(Azure::new(files, container)), Mend::No, false)
         }
     };
     Ok(Place { settings, provider, mend, emulated })

@@ -14,7 +14,7 @@ use mobility_format::{ByteCount, DiskId, Epoch, MachineId, control::BootMode};
 use super::{
     Failover, Held, Kind, Place, mend, mending,
     point::{self, LATEST},
-    provider::{Disk, Failure, Seen, Spec, Target},
+    provider::{Card, Disk, Failure, Seen, Spec, Target},
     record::{Chosen, Progress, Written},
     run::{Gauge, Runner, Stop},
     source,
@@ -30,6 +30,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// How long to wait for the first point of a machine that was admitted: it compares its disks before.
 const FIRST_POINT: Duration = Duration::from_secs(6 * 3600);
+/// The most network cards that a machine gets at the target: as many as the largest sizes in Azure have.
+const MOST_CARDS: usize = 8;
 
 /// Why a step is not done.
 pub(super) enum Problem {
@@ -166,6 +168,8 @@ pub(super) async fn spec(runner: &Runner, failover: &Failover) -> Result<Spec, P
         true => settings.disks.iter().map(|of| disk(of.id, &of.name, of.size)).collect(),
         false => states.iter().map(|of| disk(of.id, &of.name, of.size)).collect(),
     };
+    let cards = settings.interfaces.iter().take(MOST_CARDS);
+    let cards = cards.map(|told| Card { name: told.name.clone(), network: told.network.value.clone() });
     Ok(Spec {
         failover: failover.id.clone(),
         name: settings.name.value.clone().unwrap_or_else(|| failover.name.clone()),
@@ -174,6 +178,7 @@ pub(super) async fn spec(runner: &Runner, failover: &Failover) -> Result<Spec, P
         memory: settings.memory.value,
         processors: settings.processors.value,
         disks,
+        cards: cards.collect(),
         target: Some(Target { settings, problems: said.problems }),
     })
 }

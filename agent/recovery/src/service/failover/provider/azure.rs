@@ -150,9 +150,7 @@ fn settings(spec: &Spec, container: &RemoteSettings) -> Outcome<Settings> {
     let Some(target) = &spec.target else {
         return Err(Failure::new("nothing is known of the machine's target settings", hint));
     };
-    let blocking = target.problems.iter().filter(|problem| problem.blocks);
-    let mut problems: Vec<String> =
-        blocking.map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
+    let mut problems = target.blocking();
     let mut settings = target.settings.clone();
     let mut tags = settings.tags.value.take().unwrap_or_default();
     if tags.len() >= MOST_TAGS {

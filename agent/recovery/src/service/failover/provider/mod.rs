@@ -5,7 +5,10 @@
 //! it can find and remove it without having been told of it. Deliberately not here: points, disks' content, and when what is done.
 
 mod azure;
+mod host;
+mod identity;
 mod images;
+mod libvirt;
 mod objects;
 mod qemu;
 
@@ -16,13 +19,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Destination,
-    target::{Problem, Settings},
+    target::{NetworkName, Problem, Settings},
 };
 
 pub(crate) use azure::Azure;
+pub(crate) use host::{Acceleration, Host};
 pub(crate) use images::Images;
+pub(crate) use libvirt::Libvirt;
 pub(crate) use objects::Objects;
-pub(crate) use qemu::{Acceleration, Qemu};
+pub(crate) use qemu::Qemu;
 
 /// A machine as it is to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +46,9 @@ pub struct Spec {
     pub processors: Option<u32>,
     /// In the order of the machine's own inventory: the first is booted from unless another one holds the root.
     pub disks: Vec<Disk>,
+    /// Its network cards, the one with the default route first. It gets one as well where nobody knows them.
+    #[serde(default)]
+    pub cards: Vec<Card>,
     /// All that was said of it and follows from that, where it is known.
     #[serde(skip)]
     pub target: Option<Target>,
@@ -53,6 +61,14 @@ pub struct Target {
     pub settings: Settings,
     /// What is wrong with that.
     pub problems: Vec<Problem>,
+}
+
+impl Target {
+    /// What keeps the settings from being used, each with its field.
+    pub(crate) fn blocking(&self) -> Vec<String> {
+        let blocking = self.problems.iter().filter(|problem| problem.blocks);
+        blocking.map(|problem| format!("{}: {}", problem.field, problem.message)).collect()
+    }
 }
 
 /// A disk of it.
@@ -68,6 +84,15 @@ pub struct Disk {
     pub serial: Option<String>,
     /// Whether the machine's root is on it.
     pub is_root: bool,
+}
+
+/// A network card of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// What the machine calls it.
+    pub name: String,
+    /// The network that it gets to, where one is named.
+    pub network: Option<NetworkName>,
 }
 
 /// How a machine is that was started.
@@ -119,8 +144,9 @@ pub trait Provider: Send + Sync {
     /// When that cannot be.
     fn image(&self, spec: &Spec, disk: &Disk) -> Outcome<Destination>;
 
-    /// The hardware addresses of the network cards that it gives the machine; nothing where somebody else makes the machine.
-    fn cards(&self, _failover: &str) -> Option<Vec<String>> {
+    /// The hardware addresses of the network cards that it gives the machine, in the order of [`Spec::cards`]; nothing where somebody else
+    /// makes the machine.
+    fn cards(&self, _spec: &Spec) -> Option<Vec<String>> {
         None
     }
 
@@ -156,4 +182,38 @@ pub trait Provider: Send + Sync {
     /// # Errors
     /// When something stays.
     fn remove(&self, failover: &str) -> Outcome<String>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine with two disks, of which the second is booted from, and no known card.
+    pub(super) fn spec(failover: &str) -> Spec {
+        let disk = |name: &str, serial: Option<&str>, is_root: bool| Disk {
+            id: DiskId::derive(name),
+            name: name.to_owned(),
+            size: ByteCount(1 << 30),
+            serial: serial.map(str::to_owned),
+            is_root,
+        };
+        Spec {
+            failover: failover.to_owned(),
+            name: "web1".to_owned(),
+            isolated: false,
+            uefi: false,
+            memory: None,
+            processors: None,
+            disks: vec![disk("/dev/sdb", None, false), disk("/dev/sda", Some("disk-1"), true)],
+            cards: Vec::new(),
+            target: None,
+        }
+    }
+
+    #[test]
+    fn a_machine_that_was_made_before_cards_were_noted_is_known() {
+        let mut noted = serde_json::to_value(spec("0123456789abcdef")).unwrap();
+        noted.as_object_mut().unwrap().remove("cards");
+        assert_eq!(serde_json::from_value::<Spec>(noted).unwrap(), spec("0123456789abcdef"));
+    }
 }

@@ -1,7 +1,6 @@
 //! QEMU's command line for a machine.
 //!
-//! The machine has a new firmware identity and a new network card, made of the failover's id: by them its agent is told from the
-//! one it was copied from. Deliberately not here: starting it.
+//! Deliberately not here: starting it.
 
 use std::{
     fs,
@@ -12,8 +11,13 @@ use std::{
 use serde_json::json;
 
 use super::{
-    super::{Failure, Outcome, Spec, images::failed},
-    Acceleration, CONSOLE, PID, Qemu, TERMINAL,
+    super::{
+        Failure, Outcome, Spec,
+        host::{Acceleration, CONSOLE, Host},
+        identity::{cards, uuid},
+        images::failed,
+    },
+    PID, TERMINAL,
     monitor::SOCKET,
 };
 
@@ -73,21 +77,21 @@ pub(super) fn process_name(failover: &str) -> String {
 }
 
 /// The command that starts the machine and returns when it runs.
-pub(super) fn line(qemu: &Qemu, spec: &Spec, directory: &Path) -> Outcome<Command> {
+pub(super) fn line(host: &Host, spec: &Spec, directory: &Path) -> Outcome<Command> {
     let path = |name: &str| directory.join(name);
     let mut command = Command::new(QEMU);
     command.args(["-name", &process_name(&spec.failover), "-uuid", &uuid(&spec.failover)]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-daemonize"]);
     command.arg("-pidfile").arg(path(PID));
-    command.args(match qemu.acceleration {
+    command.args(match host.acceleration {
         Acceleration::Kvm => ["-machine", "q35,accel=kvm", "-cpu", "host"],
         Acceleration::Tcg => ["-machine", "q35,accel=tcg", "-cpu", "max"],
     });
     command.args([
         "-smp",
-        &qemu.processors_of(spec).to_string(),
+        &host.processors_of(spec).to_string(),
         "-m",
-        &format!("{}M", qemu.memory_of(spec)),
+        &format!("{}M", host.memory_of(spec)),
     ]);
     command.args(["-device", "virtio-rng-pci", "-device", "virtio-balloon-pci"]);
     // Relative, for a socket's name may not be long.
@@ -96,9 +100,7 @@ pub(super) fn line(qemu: &Qemu, spec: &Spec, directory: &Path) -> Outcome<Comman
     let console =
         format!("socket,id=console,path={TERMINAL},server=on,wait=off,logfile={CONSOLE},logappend=on");
     command.args(["-chardev", &console, "-serial", "chardev:console"]);
-    let user = if spec.isolated { "user,id=net,restrict=on" } else { "user,id=net" };
-    let card = format!("virtio-net-pci,netdev=net,romfile=,mac={}", mac(&spec.failover));
-    command.args(["-netdev", user, "-device", &card]);
+    command.args(networks(spec));
     if let Some(firmware) = firmware(spec)? {
         for (file, read_only) in [(PathBuf::from(firmware.program), "on"), (path(VARIABLES), "off")] {
             let file = file.display();
@@ -109,8 +111,8 @@ pub(super) fn line(qemu: &Qemu, spec: &Spec, directory: &Path) -> Outcome<Comman
     for (number, disk) in spec.disks.iter().enumerate() {
         let node = format!("disk{number}");
         let file =
-            json!({ "driver": "file", "filename": qemu.images.image_of(spec, disk), "discard": "unmap" });
-        let block = json!({ "driver": qemu.images.format().name(), "node-name": node, "discard": "unmap", "file": file });
+            json!({ "driver": "file", "filename": host.images.image_of(spec, disk), "discard": "unmap" });
+        let block = json!({ "driver": host.images.format().name(), "node-name": node, "discard": "unmap", "file": file });
         let serial: String = disk.serial.iter().flat_map(|serial| serial.chars()).take(SERIAL).collect();
         let serial =
             if serial.is_empty() { String::new() } else { format!(",serial={}", serial.replace(',', ",,")) };
@@ -121,29 +123,44 @@ pub(super) fn line(qemu: &Qemu, spec: &Spec, directory: &Path) -> Outcome<Comman
     Ok(command)
 }
 
-/// A firmware identity of 16 bytes, of which the failover's id is a part.
-fn uuid(failover: &str) -> String {
-    let digits: String =
-        failover.chars().filter(char::is_ascii_hexdigit).chain("f0".chars().cycle()).take(32).collect();
-    let parts = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];
-    parts.join("-")
-}
-
-/// The address of a network card, of those that everybody may use for virtual machines.
-pub(super) fn mac(failover: &str) -> String {
-    let digits: String =
-        failover.chars().filter(char::is_ascii_hexdigit).chain("0".chars().cycle()).take(6).collect();
-    format!("52:54:00:{}:{}:{}", &digits[..2], &digits[2..4], &digits[4..])
+/// The cards, each with a network of its own: two in one range would not know which is meant.
+fn networks(spec: &Spec) -> Vec<String> {
+    let restrict = if spec.isolated { ",restrict=on" } else { "" };
+    let of_card = |(number, (_, mac)): (usize, (_, String))| {
+        let range = 2 + number;
+        let user = format!("user,id=net{number},net=10.0.{range}.0/24{restrict}");
+        let card = format!("virtio-net-pci,netdev=net{number},romfile=,mac={mac}");
+        ["-netdev".to_owned(), user, "-device".to_owned(), card]
+    };
+    cards(spec).into_iter().enumerate().flat_map(of_card).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::super::{Card, tests::spec},
+        *,
+    };
 
     #[test]
-    fn a_machine_is_known_by_its_failover() {
-        assert_eq!(uuid("0123456789abcdef"), "01234567-89ab-cdef-f0f0-f0f0f0f0f0f0");
-        assert_eq!(mac("0123456789abcdef"), "52:54:00:01:23:45");
-        assert_ne!(uuid("0123456789abcdef"), uuid("0123456789abcdee"));
+    fn each_card_has_a_network_of_its_own() {
+        let mut spec = spec("0123456789abcdef");
+        let card = |name: &str| Card { name: name.to_owned(), network: None };
+        spec.cards = vec![card("eth1"), card("eth0")];
+        spec.isolated = true;
+        let expected = [
+            "-netdev",
+            "user,id=net0,net=10.0.2.0/24,restrict=on",
+            "-device",
+            "virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:01:23:46",
+            "-netdev",
+            "user,id=net1,net=10.0.3.0/24,restrict=on",
+            "-device",
+            "virtio-net-pci,netdev=net1,romfile=,mac=52:54:00:01:23:45",
+        ];
+        assert_eq!(networks(&spec), expected);
+        (spec.isolated, spec.cards) = (false, Vec::new());
+        let only = "user,id=net0,net=10.0.2.0/24 virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:01:23:45";
+        assert_eq!(networks(&spec).join(" ").replace("-netdev ", "").replace("-device ", ""), only);
     }
 }

@@ -9,8 +9,7 @@ mod monitor;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    io,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -20,7 +19,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     Disk, Failure, Outcome, Provider, Seen, Spec,
-    images::{Images, failed},
+    host::{Acceleration, Host, tail},
+    identity,
+    images::failed,
 };
 use crate::Destination;
 
@@ -30,59 +31,27 @@ const SPEC: &str = "machine.json";
 const LOG: &str = "qemu.log";
 /// The socket of the machine's serial console.
 const TERMINAL: &str = "console";
-/// What the machine said on it.
-const CONSOLE: &str = "console.log";
 /// The number of QEMU's process.
 const PID: &str = "qemu.pid";
-/// How much of the end of a console or log is looked at.
-const TAIL: u64 = 64 << 10;
-/// Memory is given in steps of this.
-const STEP: u64 = 128 << 20;
 /// How long QEMU may take to end.
 const END: Duration = Duration::from_secs(20);
 /// How often is looked whether it has.
 const LOOK: Duration = Duration::from_millis(100);
-/// What a console says of a machine that will not come up.
-const STUCK: [&str; 5] = [
-    "Kernel panic",
-    "emergency mode",
-    "Give root password for maintenance",
-    "No bootable device",
-    "ALERT!  ",
-];
 
-/// How processors are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Acceleration {
-    /// The host's, by KVM.
-    #[default]
-    Kvm,
-    /// By software, slowly.
-    Tcg,
-}
-
-/// A host that runs QEMU, and how machines are made there.
+/// A host that runs QEMU.
 #[derive(Clone, Debug)]
 pub(crate) struct Qemu {
-    pub(crate) images: Images,
-    pub(crate) acceleration: Acceleration,
-    /// What a machine gets of which nothing is known.
-    pub(crate) memory_mib: u64,
-    pub(crate) processors: u64,
-    /// What the console says when the machine is up.
-    pub(crate) booted: String,
-    pub(crate) boot_limit: Duration,
+    host: Host,
 }
 
 impl Qemu {
-    fn file(&self, failover: &str, name: &str) -> PathBuf {
-        self.images.of(failover).join(name)
+    pub(crate) fn new(host: Host) -> Qemu {
+        Qemu { host }
     }
 
     /// The process that runs the machine, if one does.
     fn process(&self, failover: &str) -> Option<Pid> {
-        let text = fs::read_to_string(self.file(failover, PID)).ok()?;
+        let text = fs::read_to_string(self.host.file(failover, PID)).ok()?;
         let pid = Pid::from_raw(text.trim().parse().ok()?)?;
         // Its number may have become another process's.
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -101,19 +70,8 @@ impl Qemu {
         false
     }
 
-    /// How much memory the machine gets, in MiB.
-    fn memory_of(&self, spec: &Spec) -> u64 {
-        // A little more than the kernel of the source was left with.
-        spec.memory.map_or(self.memory_mib, |memory| memory.0.div_ceil(STEP).max(1) * (STEP >> 20))
-    }
-
-    /// How many processors it gets.
-    fn processors_of(&self, spec: &Spec) -> u64 {
-        spec.processors.map_or(self.processors, |processors| u64::from(processors.max(1)))
-    }
-
     fn spec(&self, failover: &str) -> Outcome<Spec> {
-        let path = self.file(failover, SPEC);
+        let path = self.host.file(failover, SPEC);
         let text = fs::read(&path).map_err(|err| failed("read", &path, &err))?;
         let unread = |err: serde_json::Error| failed("read", &path, &io::Error::other(err));
         serde_json::from_slice(&text).map_err(unread)
@@ -129,7 +87,7 @@ impl Provider for Qemu {
                 "install QEMU on this host, and resume",
             )
         })?;
-        if self.acceleration == Acceleration::Kvm
+        if self.host.acceleration == Acceleration::Kvm
             && let Err(err) = OpenOptions::new().read(true).write(true).open("/dev/kvm")
         {
             let hint =
@@ -138,20 +96,20 @@ impl Provider for Qemu {
         }
         command::firmware(spec)?;
         let version = String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default().to_owned();
-        Ok(format!("{version}; {}", self.images.check(spec)?))
+        Ok(format!("{version}; {}", self.host.images.check(spec)?))
     }
 
     fn image(&self, spec: &Spec, disk: &Disk) -> Outcome<Destination> {
-        self.images.image(spec, disk)
+        self.host.images.image(spec, disk)
     }
 
-    fn cards(&self, failover: &str) -> Option<Vec<String>> {
-        Some(vec![command::mac(failover)])
+    fn cards(&self, spec: &Spec) -> Option<Vec<String>> {
+        Some(identity::addresses(spec))
     }
 
     fn make(&self, spec: &Spec) -> Outcome<String> {
-        self.images.are_there(spec)?;
-        let directory = self.images.make_directory(&spec.failover)?;
+        self.host.images.are_there(spec)?;
+        let directory = self.host.images.make_directory(&spec.failover)?;
         let path = directory.join(SPEC);
         let text = serde_json::to_vec_pretty(spec).map_err(|err| Failure::new(err.to_string(), ""))?;
         fs::write(&path, text).map_err(|err| failed("write", &path, &err))?;
@@ -159,7 +117,7 @@ impl Provider for Qemu {
             firmware.make_variables(&directory)?;
         }
         let network = if spec.isolated { "a network of its own" } else { "the host's network" };
-        let (memory, processors) = (self.memory_of(spec), self.processors_of(spec));
+        let (memory, processors) = (self.host.memory_of(spec), self.host.processors_of(spec));
         Ok(format!("{} disks, {memory} MiB, {processors} processors, on {network}", spec.disks.len()))
     }
 
@@ -167,16 +125,16 @@ impl Provider for Qemu {
         if let Some(pid) = self.process(failover) {
             return Ok(format!("QEMU runs as process {pid} already"));
         }
-        let (spec, directory) = (self.spec(failover)?, self.images.of(failover));
-        let log = self.file(failover, LOG);
+        let (spec, directory) = (self.spec(failover)?, self.host.images.of(failover));
+        let log = self.host.file(failover, LOG);
         let said = File::create(&log).map_err(|err| failed("write", &log, &err))?;
-        let mut command = command::line(self, &spec, &directory)?;
+        let mut command = command::line(&self.host, &spec, &directory)?;
         command.current_dir(&directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said);
         let status = command.status().map_err(|err| failed("start QEMU in", &directory, &err))?;
         match self.process(failover) {
             Some(pid) if status.success() => Ok(format!("QEMU runs as process {pid}")),
             _ => {
-                let problem = format!("QEMU did not start: {}", tail(&log).trim());
+                let problem = format!("QEMU did not start: {}", tail(&log).unwrap_or_default().trim());
                 Err(Failure::new(problem, "mend what it says, and resume"))
             }
         }
@@ -185,23 +143,16 @@ impl Provider for Qemu {
     fn look(&self, failover: &str) -> Outcome<Seen> {
         // First: what it says before its end was said while it was on.
         let is_on = self.process(failover).is_some();
-        let console = tail(&self.file(failover, CONSOLE));
-        if let Some(line) = console.lines().rev().find(|line| line.contains(&self.booted)) {
-            return Ok(if is_on { Seen::Up(line.trim().to_owned()) } else { Seen::Off });
-        }
-        if let Some(line) = console.lines().find(|line| STUCK.iter().any(|sign| line.contains(sign))) {
-            return Ok(Seen::Stuck(line.trim().to_owned()));
-        }
-        Ok(if is_on { Seen::Running } else { Seen::Off })
+        self.host.look(failover, is_on)
     }
 
     fn boot_limit(&self) -> Duration {
-        self.boot_limit
+        self.host.boot_limit
     }
 
     fn stop(&self, failover: &str) -> Outcome<String> {
         let Some(pid) = self.process(failover) else { return Ok("it was not on".to_owned()) };
-        if monitor::quit(&self.images.of(failover)).is_ok() && self.wait_for_end(failover) {
+        if monitor::quit(&self.host.images.of(failover)).is_ok() && self.wait_for_end(failover) {
             return Ok("it is off".to_owned());
         }
         // Gone meanwhile is as good.
@@ -216,19 +167,6 @@ impl Provider for Qemu {
     }
 
     fn remove(&self, failover: &str) -> Outcome<String> {
-        self.images.remove(failover)
+        self.host.images.remove(failover)
     }
-}
-
-/// The end of a file; nothing where there is none.
-fn tail(path: &Path) -> String {
-    let read = || {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-        let mut bytes = Vec::new();
-        file.take(TAIL).read_to_end(&mut bytes)?;
-        io::Result::Ok(bytes)
-    };
-    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
