@@ -2,7 +2,7 @@
 //!
 //! Deliberately not here: restoring disks without a service (`restore`).
 
-use std::{io::IsTerminal, thread, time::Duration};
+use std::io::IsTerminal;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -12,15 +12,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    exit::{NotFound, Outcome, Unsuccessful},
+    exit::Outcome,
     machine::find,
     print, print_json,
-    service::{NOTHING, Place, Service, list, text},
+    service::{NOTHING, Place, list, text},
+    stepwise::{Found, Steps},
     table::Align,
 };
 
-/// How often a failover is looked at that is waited for.
-const LOOK: Duration = Duration::from_secs(1);
+static FAILOVERS: Steps = Steps { what: "failover", path: "failovers", items: "failovers" };
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -120,14 +120,10 @@ pub(super) fn run(command: &Command) -> Result<Outcome> {
         Command::Start(start) => begin(start),
         Command::List(list) => all(list),
         Command::Show(one) => {
-            let (service, id) = one.find()?;
-            print_json(&get(&service, &id)?)?;
+            print_json(&one.find()?.get()?)?;
             Ok(Outcome::Done)
         }
-        Command::Watch(one) => {
-            let (service, id) = one.find()?;
-            watch(&one.place, &service, &id)
-        }
+        Command::Watch(one) => watch(&one.place, &one.find()?),
         Command::Resume(it) => act(it, &json!({ "action": "resume" })),
         Command::Cancel(it) => act(it, &json!({ "action": "cancel" })),
         Command::ChangePoint(it) => act(&it.act, &json!({ "action": "change-point", "point": it.point })),
@@ -153,7 +149,7 @@ fn begin(start: &Start) -> Result<Outcome> {
     let answer = service.ask(Method::POST, &["failovers"], Some(&wanted))?;
     let id = text(&answer["id"]);
     match start.wait {
-        true => watch(&start.place, &service, &id),
+        true => watch(&start.place, &FAILOVERS.known(service, id)),
         false => {
             start.place.say(
                 &answer,
@@ -165,59 +161,29 @@ fn begin(start: &Start) -> Result<Outcome> {
 }
 
 fn act(act: &Act, action: &Value) -> Result<Outcome> {
-    let (service, id) = act.one.find()?;
-    let answer = service.ask(Method::POST, &["failovers", &id, "actions"], Some(action))?;
-    match act.wait {
-        true => watch(&act.one.place, &service, &id),
-        false => {
-            let words = format!("failover {id}: asked for {}", text(&action["action"]));
-            act.one.place.say(&answer, &words)?;
-            Ok(Outcome::Done)
-        }
-    }
+    let found = act.one.find()?;
+    found.act(&act.one.place, action, act.wait)?;
+    if act.wait { watch(&act.one.place, &found) } else { Ok(Outcome::Done) }
 }
 
 impl One {
-    /// The service, and the id of the one failover that is meant.
-    fn find(&self) -> Result<(Service, String)> {
-        let service = self.place.connect()?;
-        let answer = service.ask(Method::GET, &["failovers"], NOTHING)?;
-        let ids = list(&answer, "failovers").iter().map(|failover| text(&failover["id"]));
-        let found: Vec<_> =
-            ids.filter(|id| !self.failover.is_empty() && id.starts_with(&self.failover)).collect();
-        match &found[..] {
-            [one] => Ok((service, one.clone())),
-            _ => Err(NotFound(format!(
-                "'{}' is the id of {} failovers, not of one",
-                self.failover,
-                found.len()
-            ))
-            .into()),
-        }
+    fn find(&self) -> Result<Found> {
+        FAILOVERS.find(&self.place, &self.failover)
     }
 }
 
-fn get(service: &Service, id: &str) -> Result<Value> {
-    service.ask(Method::GET, &["failovers", id], NOTHING)
-}
-
 /// Waits until nothing more is done, and shows what was.
-fn watch(place: &Place, service: &Service, id: &str) -> Result<Outcome> {
+fn watch(place: &Place, found: &Found) -> Result<Outcome> {
     let bar = std::io::stderr().is_terminal().then(ProgressBar::no_length);
     if let Some(bar) = &bar {
         let style = "{msg:30} [{bar:30}] {bytes:>10} of {total_bytes}";
         bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
     }
-    let failover = loop {
-        let failover = get(service, id)?;
-        if failover["phase"] != "running" && failover["waiting"].is_null() {
-            break failover;
-        }
+    let failover = found.rests(&["running"], |failover| {
         if let Some(bar) = &bar {
-            show_progress(bar, &failover);
+            show_progress(bar, failover);
         }
-        thread::sleep(LOOK);
-    };
+    })?;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
@@ -226,10 +192,7 @@ fn watch(place: &Place, service: &Service, id: &str) -> Result<Outcome> {
     } else {
         print(&report(&failover))?;
     }
-    match failover["phase"] == "failed" {
-        true => Err(Unsuccessful(format!("the failover failed: {}", text(&failover["hint"]))).into()),
-        false => Ok(Outcome::Done),
-    }
+    found.outcome(&failover)
 }
 
 fn show_progress(bar: &ProgressBar, failover: &Value) {

@@ -22,6 +22,7 @@ mod reindex;
 mod restore;
 mod serve;
 mod service;
+mod stepwise;
 mod table;
 mod target;
 mod token;

@@ -2,7 +2,7 @@
 //!
 //! Deliberately not here: how a report looks (`plan_report`), and single machines (`failover`).
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,15 +10,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    exit::{NotFound, Outcome, Unsuccessful},
+    exit::Outcome,
     failover::Kind,
     machine, plan_report, print, print_json,
-    service::{NOTHING, Place, Service, list, text},
+    service::{NOTHING, Place, text},
+    stepwise::{Found, Steps},
     table::Align,
 };
 
-/// How often a plan run is looked at that is waited for.
-const LOOK: Duration = Duration::from_secs(1);
+static RUNS: Steps = Steps { what: "plan run", path: "plan-runs", items: "runs" };
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -132,14 +132,8 @@ pub(super) fn run(command: &Command) -> Result<Outcome> {
         }
         Command::Run(run) => return begin(run),
         Command::Runs(which) => runs(which)?,
-        Command::Watch(one) => {
-            let (service, id) = one.find()?;
-            return watch(&one.place, &service, &id);
-        }
-        Command::Report(one) => {
-            let (service, id) = one.find()?;
-            show(&one.place, &report(&service, &id)?)?;
-        }
+        Command::Watch(one) => return watch(&one.place, &one.find()?),
+        Command::Report(one) => show(&one.place, &report(&one.find()?)?)?,
         Command::Confirm(it) => return act(it, "confirm"),
         Command::Resume(it) => return act(it, "resume"),
         Command::Skip(it) => return act(it, "skip"),
@@ -223,7 +217,7 @@ fn begin(run: &Run) -> Result<Outcome> {
     let answer = service.ask(Method::POST, &["plans", name, "runs"], Some(&wanted))?;
     let id = text(&answer["id"]);
     if run.wait {
-        return watch(place, &service, &id);
+        return watch(place, &RUNS.known(service, id));
     }
     place.say(
         &answer,
@@ -233,41 +227,19 @@ fn begin(run: &Run) -> Result<Outcome> {
 }
 
 fn act(act: &Act, action: &str) -> Result<Outcome> {
-    let (service, id) = act.one.find()?;
-    let wanted = json!({ "action": action });
-    let answer = service.ask(Method::POST, &["plan-runs", &id, "actions"], Some(&wanted))?;
-    if act.wait {
-        return watch(&act.one.place, &service, &id);
-    }
-    act.one.place.say(&answer, &format!("plan run {id}: asked for {action}"))?;
-    Ok(Outcome::Done)
+    let found = act.one.find()?;
+    found.act(&act.one.place, &json!({ "action": action }), act.wait)?;
+    if act.wait { watch(&act.one.place, &found) } else { Ok(Outcome::Done) }
 }
 
 impl One {
-    /// The service, and the id of the one plan run that is meant.
-    fn find(&self) -> Result<(Service, String)> {
-        let service = self.place.connect()?;
-        let answer = service.ask(Method::GET, &["plan-runs"], NOTHING)?;
-        let ids = list(&answer, "runs").iter().map(|run| text(&run["id"]));
-        let found: Vec<_> = ids.filter(|id| !self.run.is_empty() && id.starts_with(&self.run)).collect();
-        match &found[..] {
-            [one] => Ok((service, one.clone())),
-            // Older than what is listed.
-            [] if get(&service, &self.run).is_ok() => Ok((service, self.run.clone())),
-            _ => {
-                Err(NotFound(format!("'{}' is the id of {} plan runs, not of one", self.run, found.len()))
-                    .into())
-            }
-        }
+    fn find(&self) -> Result<Found> {
+        RUNS.find(&self.place, &self.run)
     }
 }
 
-fn get(service: &Service, id: &str) -> Result<Value> {
-    service.ask(Method::GET, &["plan-runs", id], NOTHING)
-}
-
-fn report(service: &Service, id: &str) -> Result<Value> {
-    service.ask(Method::GET, &["plan-runs", id, "report"], NOTHING)
+fn report(found: &Found) -> Result<Value> {
+    found.service.ask(Method::GET, &[RUNS.path, &found.id, "report"], NOTHING)
 }
 
 fn show(place: &Place, report: &Value) -> Result<()> {
@@ -275,25 +247,17 @@ fn show(place: &Place, report: &Value) -> Result<()> {
 }
 
 /// Waits until nothing more is done, says on the way what is done and what a person has to do, and shows what came of it.
-fn watch(place: &Place, service: &Service, id: &str) -> Result<Outcome> {
+fn watch(place: &Place, found: &Found) -> Result<Outcome> {
     let mut said = String::new();
-    loop {
-        let run = get(service, id)?;
+    found.rests(&["running", "waiting"], |run| {
         let waits = run["phase"] == "waiting";
-        if run["phase"] != "running" && !waits && run["waiting"].is_null() {
-            break;
-        }
-        let now = if waits { text(&run["hint"]) } else { plan_report::current(&run) };
+        let now = if waits { text(&run["hint"]) } else { plan_report::current(run) };
         if now != said {
             eprintln!("{now}");
             said = now;
         }
-        thread::sleep(LOOK);
-    }
-    let report = report(service, id)?;
+    })?;
+    let report = report(found)?;
     show(place, &report)?;
-    match report["phase"] == "failed" {
-        true => Err(Unsuccessful(format!("the plan run failed: {}", text(&report["hint"]))).into()),
-        false => Ok(Outcome::Done),
-    }
+    found.outcome(&report)
 }

@@ -21,15 +21,21 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<Outcome> {
     let done = reindex(&arguments.configuration.options())?;
     if arguments.json {
-        let (machines, points, failovers) = (done.machines, done.points, done.failovers);
         print_json(&json!({
-            "machines": machines, "points": points, "failovers": failovers, "problems": done.problems,
+            "machines": done.machines,
+            "points": done.points,
+            "failovers": done.failovers,
+            "plan_runs": done.plan_runs,
+            "problems": done.problems,
         }))?;
     } else {
         done.problems.iter().try_for_each(|problem| print(&format!("{problem}\n")))?;
         print(&format!("{} machines with {} points are in the database\n", done.machines, done.points))?;
         if done.failovers > 0 {
             print(&format!("{} failovers are in it, too, as far as each was\n", done.failovers))?;
+        }
+        if done.plan_runs > 0 {
+            print(&format!("{} plan runs are in it with their reports\n", done.plan_runs))?;
         }
     }
     Ok(if done.problems.is_empty() { Outcome::Done } else { Outcome::Damage })

@@ -25,7 +25,7 @@ const MARGIN: Duration = Duration::from_secs(16);
 const OFTEN: Duration = Duration::from_secs(5);
 
 /// Whether a claim is held. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lease {
     start: Instant,
     /// Milliseconds after `start`.
@@ -33,13 +33,15 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    fn new(made: Instant) -> Lease {
+    /// Of a claim that was asked for then.
+    pub(super) fn new(made: Instant) -> Lease {
         let lease = Lease { start: made, until: Arc::default() };
         lease.extend(made);
         lease
     }
 
-    fn extend(&self, asked: Instant) {
+    /// The claim was renewed, which was asked for then.
+    pub(super) fn extend(&self, asked: Instant) {
         let until = asked.saturating_duration_since(self.start) + CLAIM - MARGIN;
         self.until.store(u64::try_from(until.as_millis()).unwrap_or(0), Ordering::SeqCst);
     }

@@ -7,11 +7,16 @@
 //! service/policies/<name>/<version>      a policy
 //! service/networks/<number>              which network stands for which
 //! service/plans/<name>/<number>          a recovery plan
+//! service/plan-runs/<id>/<number>        a plan run, how far it is, and its report
 //! ```
 //!
 //! The database says what is so. A change in it raises a number, and what is so then is stored under that number, once; the
 //! highest number counts. What cannot be stored at once is stored as soon as it can be, by whichever instance sees it first.
-//! Deliberately not here: what is in these objects for the database (`reindex`).
+//! Deliberately not here: how a number is put and read (`numbered`), plans and their runs (`plans`), and what all of it is for the
+//! database (`reindex`).
+
+mod numbered;
+mod plans;
 
 use jiff::Timestamp;
 use mobility_format::{
@@ -21,17 +26,18 @@ use mobility_format::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::numbered::{newest, put};
+pub(crate) use self::plans::{forget_old_plan_runs, plan_runs, plans, store_plan_run_now, store_plans_now};
 use super::{
-    database::{ChangedPlan, essential},
+    database::essential,
     failover::{Failover, Gate},
-    plan::Plan,
     refusal::Answer,
     state::Service,
 };
 use crate::{
     StorageError,
     records::Record,
-    storage::{Objects, SMALL, Stores},
+    storage::Stores,
     target::{NetworkMapping, TargetSettings},
 };
 
@@ -41,8 +47,6 @@ const MACHINES: &str = "service/machines";
 const POLICIES: &str = "service/policies";
 /// Where network mappings are.
 const NETWORKS: &str = "service/networks";
-/// Where recovery plans are.
-const PLANS: &str = "service/plans";
 /// How many facts and policies are stored in one go.
 const MOST: u32 = 256;
 
@@ -98,17 +102,6 @@ impl Record for StoredNetworks {
     const MAGIC: Magic = Magic(*b"\x89MOBNET\n");
 }
 
-/// A plan as it is stored, or that it was removed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct StoredPlan {
-    pub(crate) name: String,
-    pub(crate) plan: Option<Plan>,
-}
-
-impl Record for StoredPlan {
-    const MAGIC: Magic = Magic(*b"\x89MOBPLN\n");
-}
-
 /// The machines of which there are facts.
 pub(crate) fn machines(stores: &Stores) -> Result<Vec<MachineId>, StorageError> {
     Ok(stores.target().folders(MACHINES)?.iter().filter_map(|name| name.parse().ok()).collect())
@@ -139,60 +132,6 @@ pub(crate) fn networks(stores: &Stores) -> Result<(Vec<NetworkMapping>, u64), St
     Ok((stored.unwrap_or_default().mappings, highest))
 }
 
-/// All plans, each in its newest version that can be read, with the highest number that was used for it.
-pub(crate) fn plans(stores: &Stores) -> Result<Vec<ChangedPlan>, StorageError> {
-    let mut plans = Vec::new();
-    for name in stores.target().folders(PLANS)? {
-        let (stored, number) = newest::<StoredPlan>(stores.target(), &format!("{PLANS}/{name}"))?;
-        let plan = stored.filter(|stored| stored.name == name).and_then(|stored| stored.plan);
-        plans.push(ChangedPlan { name, number, plan });
-    }
-    Ok(plans)
-}
-
-fn newest<T: Record>(objects: &dyn Objects, folder: &str) -> Result<(Option<T>, u64), StorageError> {
-    let numbers = numbers(objects, folder)?;
-    for number in numbers.iter().rev() {
-        let bytes = match objects.read(&numbered(folder, *number), SMALL) {
-            // Put away meanwhile, since there is a newer one.
-            Err(err) if err.is_not_found() => continue,
-            bytes => bytes?,
-        };
-        match T::parse(&bytes) {
-            Ok(record) => return Ok((Some(record), numbers.last().copied().unwrap_or(0))),
-            Err(err) => tracing::error!("{folder}/{number} is damaged, the one before it is taken: {err}"),
-        }
-    }
-    Ok((None, numbers.last().copied().unwrap_or(0)))
-}
-
-fn numbered(folder: &str, number: u64) -> String {
-    format!("{folder}/{number:020}")
-}
-
-fn numbers(objects: &dyn Objects, folder: &str) -> Result<Vec<u64>, StorageError> {
-    let mut numbers = Vec::new();
-    objects.list(folder, &mut |listed| {
-        let number = listed.key.rsplit('/').next().and_then(|name| name.parse().ok());
-        numbers.extend(number.filter(|number| numbered(folder, *number) == listed.key));
-    })?;
-    numbers.sort_unstable();
-    Ok(numbers)
-}
-
-/// Puts a record under its number, and removes all but the one before it.
-fn put(objects: &dyn Objects, folder: &str, number: u64, record: &impl Record) -> Answer<()> {
-    let sealed = record.seal().map_err(|err| super::refusal::Refusal::failing(&err))?;
-    match objects.put_new(&numbered(folder, number), &sealed) {
-        // By another instance, which has seen the same change.
-        Err(err) if err.is_already_there() => {}
-        put => put?,
-    }
-    let older = numbers(objects, folder)?.into_iter().filter(|older| *older < number);
-    let older: Vec<String> = older.map(|older| numbered(folder, older)).collect();
-    Ok(objects.remove(&older[..older.len().saturating_sub(1)])?)
-}
-
 /// Stores all that has changed and is not stored yet.
 pub(crate) async fn store_due(service: &Service) -> Answer<()> {
     for policy in service.database.policies_to_store(MOST).await? {
@@ -206,7 +145,8 @@ pub(crate) async fn store_due(service: &Service) -> Answer<()> {
         service.database.note_policy_stored(&name, version).await?;
     }
     store_networks(service).await?;
-    store_plans(service).await?;
+    plans::store(service).await?;
+    plans::store_runs(service).await?;
     for machine in service.database.facts_to_store(MOST).await? {
         store(service, machine).await?;
     }
@@ -227,37 +167,6 @@ pub(crate) async fn store_networks_now(service: &Service) {
         tracing::warn!(
             "changed network mappings are in the database alone until storage can be written again"
         );
-    }
-}
-
-/// Stores plans that have changed. Of one that was removed nothing remains, once it is known that nothing older comes back.
-async fn store_plans(service: &Service) -> Answer<()> {
-    for ChangedPlan { name, number, plan } in service.database.plans_to_store(MOST).await? {
-        let stored = StoredPlan { name: name.clone(), plan };
-        let work = move |stores: &Stores| {
-            let folder = format!("{PLANS}/{}", stored.name);
-            put(stores.target(), &folder, number, &stored)?;
-            if stored.plan.is_none() {
-                let mut old = numbers(stores.target(), &folder)?;
-                old.retain(|old| *old <= number);
-                let old: Vec<String> = old.iter().map(|old| numbered(&folder, *old)).collect();
-                // One after the other: what says that it was removed goes last.
-                for key in old {
-                    stores.target().remove(&[key])?;
-                }
-            }
-            Ok(())
-        };
-        service.blocking(work).await?;
-        service.database.note_plan_stored(&name, number).await?;
-    }
-    Ok(())
-}
-
-/// As [`store_due`] for a plan that was just changed.
-pub(crate) async fn store_plans_now(service: &Service) {
-    if store_plans(service).await.is_err() {
-        tracing::warn!("a changed plan is in the database alone until storage can be written again");
     }
 }
 
@@ -301,7 +210,10 @@ pub(crate) async fn store_now(service: &Service, machine: MachineId) {
 mod tests {
     use std::sync::Arc;
 
-    use super::*;
+    use super::{
+        numbered::{numbered, numbers, remove},
+        *,
+    };
     use crate::storage::Directory;
 
     fn facts(pins: &[u64]) -> MachineFacts {
@@ -340,5 +252,10 @@ mod tests {
         assert_eq!(of_machine(&stores, machine).unwrap().0, Some(facts(&[4])));
         std::fs::write(dir.path().join(numbered(&folder, 4)), "rubbish").unwrap();
         assert_eq!(of_machine(&stores, machine).unwrap(), (Some(facts(&[3])), 4));
+        put(&*objects, &folder, 5, &facts(&[5])).unwrap();
+        remove(&*objects, &folder, 4).unwrap();
+        assert_eq!(of_machine(&stores, machine).unwrap(), (Some(facts(&[5])), 5), "what is newer stays");
+        remove(&*objects, &folder, 5).unwrap();
+        assert_eq!(of_machine(&stores, machine).unwrap(), (None, 0));
     }
 }

@@ -29,6 +29,7 @@ mod routes;
 mod secret;
 mod start;
 mod state;
+mod stepwise;
 mod tls;
 
 pub use authority::AuthorityError;

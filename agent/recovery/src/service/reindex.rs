@@ -1,5 +1,5 @@
 //! Rebuilds the database from what is stored: machines with their keys, generations, heads and target settings, policies,
-//! revocations, pins, network mappings, recovery plans and failovers.
+//! revocations, pins, network mappings, recovery plans with their runs, and failovers.
 //!
 //! An agent that was enrolled goes on without comparing anything: its certificate is signed by the authority, which is not in
 //! the database, and its head is the newest manifest. What is lost are tokens, commands that were not carried out and the
@@ -35,6 +35,8 @@ pub struct Reindexed {
     pub points: usize,
     /// Failovers of which something is left somewhere.
     pub failovers: usize,
+    /// Plan runs, also those that have ended.
+    pub plan_runs: usize,
     /// What could not be taken over as it is, for people.
     pub problems: Vec<String>,
 }
@@ -70,6 +72,7 @@ async fn run(settings: &Settings) -> Result<Reindexed, ServeError> {
     let (mappings, number) = listed.2;
     database.restore_networks(&mappings, number).await.map_err(written())?;
     database.restore_plans(&listed.3).await.map_err(written())?;
+    restore_plan_runs(&database, &stores, &mut done).await?;
     for machine in listed.1 {
         let of = stores.clone();
         let (found, points, problem) = blocking(move || Ok(look(&of, machine))).await?;
@@ -85,6 +88,27 @@ async fn run(settings: &Settings) -> Result<Reindexed, ServeError> {
     database.end_rebuilding().await.map_err(written())?;
     database.close().await;
     Ok(done)
+}
+
+/// Whoever takes up a plan run looks after machines that it knows: where one is lost, the run says so.
+async fn restore_plan_runs(
+    database: &Database,
+    stores: &Stores,
+    done: &mut Reindexed,
+) -> Result<(), ServeError> {
+    let of = stores.clone();
+    for found in blocking(move || facts::plan_runs(&of)).await? {
+        let Some(run) = &found.run else {
+            done.problems.push(format!(
+                "plan run {}: what is stored of it is damaged; `failover list` shows the failovers of its machines",
+                found.id
+            ));
+            continue;
+        };
+        database.restore_plan_run(run, found.number).await.map_err(failed("write the database"))?;
+        done.plan_runs += 1;
+    }
+    Ok(())
 }
 
 /// A machine whose policy is lost gets the first one.

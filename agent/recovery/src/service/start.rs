@@ -25,15 +25,17 @@ use super::{
     credential::{Credential, CredentialError},
     database::{Database, DatabaseError},
     export::Shelf,
-    failover,
+    failover::Failover,
     granting::Granting,
     listen, open_files,
     places::Opened,
-    plan, private_file,
+    plan::{self, PlanRun},
+    private_file,
     processor::{self, Gaps, Intakes},
     reindex,
     secret::{self, Recognised, Sealer},
     state::Service,
+    stepwise,
     tls::{self, OwnCertificate},
 };
 use crate::{Lock, Objects, Remote, Stores, VaultError};
@@ -150,8 +152,9 @@ async fn run(settings: Settings, stop: watch::Receiver<bool>) -> Result<(), Serv
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(processor::run(service.clone(), settings.workers));
     tasks.spawn(processor::watch::run(service.clone()));
-    tasks.spawn(failover::run(service.clone()));
-    tasks.spawn(plan::run(service.clone()));
+    plan::clear_inputs(&settings.plans.notes);
+    tasks.spawn(stepwise::run::<Failover>(service.clone()));
+    tasks.spawn(stepwise::run::<PlanRun>(service.clone()));
     tasks.spawn(keep_certificate(service.clone(), own, names, stop.clone()));
     if let Some(webhook) = &settings.webhook {
         let client = reqwest::Client::builder().build().map_err(failed("set up the webhook"))?;
@@ -180,8 +183,8 @@ pub(super) async fn open_database(settings: &Settings) -> Result<(Database, Opti
             let alone = Lock::exclusive(&settings.data.join(LOCK), STOP).map_err(failed("begin"))?;
             let database = open(&path.display().to_string()).await?;
             database.drop_claims().await.map_err(failed("write the database"))?;
-            database.drop_failover_claims().await.map_err(failed("write the database"))?;
-            database.drop_plan_run_claims().await.map_err(failed("write the database"))?;
+            database.drop_record_claims::<Failover>().await.map_err(failed("write the database"))?;
+            database.drop_record_claims::<PlanRun>().await.map_err(failed("write the database"))?;
             Ok((database, Some(alone)))
         }
         Place::Server(_) => Ok((open("PostgreSQL").await?, None)),

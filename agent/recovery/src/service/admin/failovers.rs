@@ -9,7 +9,7 @@ use mobility_format::{MachineId, control::ErrorCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Administrator;
+use super::{Administrator, stepwise};
 use crate::service::{
     api::{InPath, InQuery, Read},
     database::{DatabaseError, EventKind, Kept},
@@ -36,9 +36,9 @@ struct Shown {
     took_ms: Option<i64>,
 }
 
-impl From<Kept> for Shown {
-    fn from(kept: Kept) -> Shown {
-        Shown { took_ms: kept.failover.took_ms(), failover: kept.failover, waiting: kept.asked }
+impl From<Kept<Failover>> for Shown {
+    fn from(kept: Kept<Failover>) -> Shown {
+        Shown { took_ms: kept.record.took_ms(), failover: kept.record, waiting: kept.asked }
     }
 }
 
@@ -53,7 +53,8 @@ pub(super) async fn list(
     _: Administrator,
     InQuery(which): InQuery<Which>,
 ) -> Answer<Json<Value>> {
-    let kept = service.database.failovers(which.machine, MOST).await?;
+    let of = which.machine.map(|machine| machine.to_string());
+    let kept = service.database.records::<Failover>(of, MOST).await?;
     Ok(Json(json!({ "failovers": kept.into_iter().map(Shown::from).collect::<Vec<_>>() })))
 }
 
@@ -62,8 +63,7 @@ pub(super) async fn show(
     _: Administrator,
     InPath(id): InPath<String>,
 ) -> Answer<Json<Value>> {
-    let kept = service.database.failover(&id).await?.ok_or_else(|| Refusal::not_found("failover"))?;
-    Ok(Json(json!(Shown::from(kept))))
+    Ok(Json(json!(Shown::from(stepwise::find::<Failover>(&service, &id).await?))))
 }
 
 /// What to fail over, and where to.
@@ -98,7 +98,7 @@ pub(super) async fn begin(
         let problem = "the machine is being failed over already: cancel or commit that failover first";
         return Err(Refusal::new(ErrorCode::Conflict, problem));
     }
-    Ok(Json(json!(Shown::from(Kept { failover, asked: None }))))
+    Ok(Json(json!(Shown::from(Kept { record: failover, asked: None }))))
 }
 
 /// Begins a failover, unless the machine has one already of which nobody has said what becomes of it.
@@ -126,14 +126,7 @@ pub(super) async fn act(
     if let Action::ChangePoint { point } = &action {
         checked_point(point.clone())?;
     }
-    let kept = service.database.failover(&id).await?.ok_or_else(|| Refusal::not_found("failover"))?;
-    kept.failover.may(&action).map_err(|err| Refusal::new(ErrorCode::Conflict, err.to_string()))?;
-    if !service.database.ask_failover(&id, &action).await? {
-        return Err(Refusal::new(
-            ErrorCode::Conflict,
-            "something else was asked of it a moment ago: look again",
-        ));
-    }
+    stepwise::ask::<Failover>(&service, &id, &action).await?;
     Ok(Json(json!({ "failover": id, "asked": action })))
 }
 

@@ -13,6 +13,7 @@ mod plan_runs;
 mod plans;
 mod points;
 mod policies;
+mod stepwise;
 pub(super) mod targets;
 mod template;
 mod tokens;

@@ -10,11 +10,12 @@ use mobility_format::control::ErrorCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Administrator, failovers, plans};
+use super::{Administrator, failovers, plans, stepwise};
 use crate::service::{
     api::{InPath, InQuery, Read},
-    database::{EventKind, KeptRun},
-    failover::Kind,
+    database::{EventKind, Kept, NoRun},
+    facts,
+    failover::{Failover, Kind},
     plan::{Action, Member, Phase, Plan, PlanRun, Report, Wanted, find_script, kind_name},
     refusal::{Answer, Refusal},
     secret,
@@ -59,8 +60,8 @@ pub(super) async fn list(
     _: Administrator,
     InQuery(which): InQuery<Which>,
 ) -> Answer<Json<Value>> {
-    let kept = service.database.plan_runs(which.plan.as_deref(), MOST).await?;
-    let listed = |KeptRun { run, .. }: KeptRun| Listed {
+    let kept = service.database.records::<PlanRun>(which.plan, MOST).await?;
+    let listed = |Kept { record: run, .. }: Kept<PlanRun>| Listed {
         id: run.id,
         plan: run.plan,
         kind: run.kind,
@@ -73,16 +74,12 @@ pub(super) async fn list(
     Ok(Json(json!({ "runs": kept.into_iter().map(listed).collect::<Vec<_>>() })))
 }
 
-async fn find(service: &Service, id: &str) -> Answer<KeptRun> {
-    service.database.plan_run(id).await?.ok_or_else(|| Refusal::not_found("plan run"))
-}
-
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     _: Administrator,
     InPath(id): InPath<String>,
 ) -> Answer<Json<Value>> {
-    let KeptRun { run, asked } = find(&service, &id).await?;
+    let Kept { record: run, asked } = stepwise::find(&service, &id).await?;
     Ok(Json(json!(Shown { run, waiting: asked })))
 }
 
@@ -117,12 +114,20 @@ pub(super) async fn begin(
     let wanted = Wanted { kind: asked.kind, point, skip_manual: asked.skip_manual };
     let id = secret::hex(&secret::random::<8>()?);
     let run = PlanRun::new(id, name, &plan, wanted, members);
-    if let Some(other) = service.database.add_plan_run(&run, !plan.scripts().is_empty()).await? {
-        let problem = format!(
-            "run {other} of the plan is not decided yet: `plan cancel {other}`, or `plan commit {other}`, first"
-        );
+    if let Some(problem) = service.database.add_plan_run(&run).await? {
+        let problem = match problem {
+            NoRun::Other(other) => format!(
+                "run {other} of the plan is not decided yet: `plan cancel {other}`, or `plan commit {other}`, first"
+            ),
+            NoRun::TooMany => {
+                "too many plan runs are not decided yet: `plan runs` lists them, `plan cancel` ends one"
+                    .to_owned()
+            }
+        };
         return Err(Refusal::new(ErrorCode::Conflict, problem));
     }
+    facts::store_plan_run_now(&service, &run.id).await;
+    facts::forget_old_plan_runs(&service).await;
     let message = format!("a run of plan '{}' was asked for ({}): {}", run.plan, kind_name(run.kind), run.id);
     service.event(EventKind::PlanRun, None, message).await;
     Ok(Json(json!(Shown { run, waiting: None })))
@@ -179,14 +184,7 @@ pub(super) async fn act(
     InPath(id): InPath<String>,
     Read(action): Read<Action>,
 ) -> Answer<Json<Value>> {
-    let kept = find(&service, &id).await?;
-    kept.run.may(action).map_err(|err| Refusal::new(ErrorCode::Conflict, err.to_string()))?;
-    if !service.database.ask_plan_run(&id, action).await? {
-        return Err(Refusal::new(
-            ErrorCode::Conflict,
-            "something else was asked of it a moment ago: look again",
-        ));
-    }
+    stepwise::ask::<PlanRun>(&service, &id, &action).await?;
     Ok(Json(json!({ "run": id, "asked": action })))
 }
 
@@ -195,10 +193,10 @@ pub(super) async fn report(
     _: Administrator,
     InPath(id): InPath<String>,
 ) -> Answer<Json<Report>> {
-    let mut run = find(&service, &id).await?.run;
+    let mut run = stepwise::find::<PlanRun>(&service, &id).await?.record;
     for member in &mut run.machines {
         if let Some(failover) = &member.failover {
-            let kept = service.database.failover(failover).await?;
+            let kept = service.database.record::<Failover>(failover).await?;
             member.note(kept.as_ref());
         }
     }

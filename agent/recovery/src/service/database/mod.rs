@@ -6,6 +6,7 @@
 //! rows mean to anybody else.
 
 mod commands;
+mod counted;
 mod events;
 mod exports;
 mod facts;
@@ -18,6 +19,7 @@ mod policies;
 mod schema;
 mod sessions;
 mod states;
+mod stepwise;
 mod targets;
 mod tokens;
 mod work;
@@ -43,12 +45,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub(crate) use commands::{CommandState, Noted, Waiting};
 pub(crate) use events::{Event, Kind as EventKind};
 pub(crate) use facts::Found;
-pub(crate) use failovers::Kept;
 pub(crate) use machines::{Enrolment, Machine, Standing};
-pub(crate) use plan_runs::KeptRun;
+pub(crate) use plan_runs::NoRun;
 pub(crate) use plans::ChangedPlan;
 pub(crate) use sessions::{Begun, Newcomer};
 pub(crate) use states::{State, Taken};
+pub(crate) use stepwise::Kept;
 pub(crate) use targets::essential;
 pub(crate) use tokens::Token;
 pub(crate) use work::{CLAIM, Claim, Job, Overdue};

@@ -1,27 +1,32 @@
-//! Plan runs: kept whole, claimed by the instance that does their steps, and asked something by administrators meanwhile.
+//! Plan runs: which may begin, which have changed since they were stored, and which are forgotten.
 //!
-//! As failovers are. Deliberately not here: what a plan run is made of (`plan`).
+//! Each is stored under the number of its last change. Deliberately not here: what they have in common with failovers (`stepwise`), and
+//! what a plan run is made of (`plan`).
 
-use sqlx::{any::AnyRow, query};
+use sqlx::query;
 
-use super::{CLAIM_MS, Columns, Database, DatabaseError, Result, json, millis};
-use crate::service::plan::{Action, PlanRun};
+use super::{Columns, Database, Result, json, millis, stored};
+use crate::service::{
+    plan::{Phase, PlanRun},
+    stepwise::Stepwise,
+};
 
-/// A plan run, and what waits for it.
-#[derive(Clone, Debug)]
-pub(crate) struct KeptRun {
-    pub(crate) run: PlanRun,
-    /// What was asked of it and not taken up yet.
-    pub(crate) asked: Option<Action>,
+/// Plan runs that have come to their end and are remembered.
+const MOST_ENDED: i64 = 1000;
+/// Plan runs that may be waiting to be decided. One for each plan, but for those of plans that were removed meanwhile.
+const MOST_UNDECIDED: u64 = 2000;
+
+/// Why a plan run may not begin.
+pub(crate) enum NoRun {
+    /// This one of the same plan is not decided yet.
+    Other(String),
+    /// Too many are not decided yet.
+    TooMany,
 }
 
-const ONE: &str = "SELECT body, asked FROM plan_runs WHERE id = $1";
-const OF_ALL: &str = "SELECT body, asked FROM plan_runs ORDER BY created DESC, id LIMIT $1";
-const OF_ONE: &str = "SELECT body, asked FROM plan_runs WHERE plan = $1 ORDER BY created DESC, id LIMIT $2";
-
 impl Database {
-    /// Keeps a new plan run, to be begun. Not where its plan has one already of which nobody has said what becomes of it: that one.
-    pub(crate) async fn add_plan_run(&self, run: &PlanRun, has_scripts: bool) -> Result<Option<String>> {
+    /// Keeps a new plan run, to be begun, unless something is in the way.
+    pub(crate) async fn add_plan_run(&self, run: &PlanRun) -> Result<Option<NoRun>> {
         let _writer = self.writer().await;
         let mut transaction = self.begin().await?;
         // Of two at once the second waits here for the first one's end.
@@ -31,7 +36,12 @@ impl Database {
             .await?;
         let other = query("SELECT id FROM plan_runs WHERE plan = $1 AND settled = 0");
         if let Some(row) = other.bind(run.plan.clone()).fetch_all(&mut *transaction).await?.first() {
-            return Ok(Some(row.text("id")?));
+            return Ok(Some(NoRun::Other(row.text("id")?)));
+        }
+        let count = query("SELECT COUNT(*) AS undecided FROM plan_runs WHERE settled = 0");
+        let count = count.fetch_all(&mut *transaction).await?;
+        if count.first().map_or(Ok(0), |row| row.count("undecided"))? >= MOST_UNDECIDED {
+            return Ok(Some(NoRun::TooMany));
         }
         query(
             "INSERT INTO plan_runs (id, plan, created, scripts, busy, body) VALUES ($1, $2, $3, $4, 1, $5)",
@@ -39,7 +49,7 @@ impl Database {
         .bind(run.id.clone())
         .bind(run.plan.clone())
         .bind(millis(run.asked))
-        .bind(i64::from(has_scripts))
+        .bind(i64::from(run.has_scripts()))
         .bind(json(run)?)
         .execute(&mut *transaction)
         .await?;
@@ -47,89 +57,123 @@ impl Database {
         Ok(None)
     }
 
-    /// A plan run.
-    pub(crate) async fn plan_run(&self, id: &str) -> Result<Option<KeptRun>> {
-        self.one(query(ONE).bind(id.to_owned())).await?.as_ref().map(kept).transpose()
-    }
-
-    /// The newest plan runs, of one plan or of all.
-    pub(crate) async fn plan_runs(&self, plan: Option<&str>, most: u32) -> Result<Vec<KeptRun>> {
-        let statement = match plan {
-            None => query(OF_ALL),
-            Some(plan) => query(OF_ONE).bind(plan.to_owned()),
-        };
+    /// Plan runs that have changed since they were stored: their ids.
+    pub(crate) async fn plan_runs_to_store(&self, most: u32) -> Result<Vec<String>> {
+        let statement = query("SELECT id FROM plan_runs WHERE changes > stored LIMIT $1");
         let rows = self.all(statement.bind(i64::from(most))).await?;
-        rows.iter().map(kept).collect()
+        rows.iter().map(|row| row.text("id")).collect()
     }
 
-    /// Asks something of a plan run. Not where something waits already.
-    pub(crate) async fn ask_plan_run(&self, id: &str, action: Action) -> Result<bool> {
-        let statement = query("UPDATE plan_runs SET asked = $1, busy = 1 WHERE id = $2 AND asked IS NULL");
-        Ok(self.write(statement.bind(json(&action)?).bind(id.to_owned())).await? == 1)
+    /// The number of a plan run's last change.
+    pub(crate) async fn plan_run_number(&self, id: &str) -> Result<Option<u64>> {
+        let statement = query("SELECT changes FROM plan_runs WHERE id = $1");
+        self.one(statement.bind(id.to_owned())).await?.map(|row| row.count("changes")).transpose()
     }
 
-    /// Plan runs that have something to do and that nobody works on: their ids, and whether programs are a part of them.
-    pub(crate) async fn idle_plan_runs(&self) -> Result<Vec<(String, bool)>> {
-        let statement = query(
-            "SELECT id, scripts FROM plan_runs WHERE busy = 1 AND claimed_until <= $1 ORDER BY created LIMIT 1000",
-        );
-        let rows = self.all(statement.bind(self.clock().await?)).await?;
-        rows.iter().map(|row| Ok((row.text("id")?, row.number("scripts")? == 1))).collect()
-    }
-
-    /// Claims a plan run, if nobody works on it.
-    pub(crate) async fn claim_plan_run(&self, id: &str, by: &str) -> Result<bool> {
-        let clock = self.clock().await?;
-        let statement = query(
-            "UPDATE plan_runs SET claimed_by = $1, claimed_until = $2 WHERE id = $3 AND claimed_until <= $4",
-        );
-        let statement = statement.bind(by.to_owned()).bind(clock + CLAIM_MS).bind(id.to_owned()).bind(clock);
-        Ok(self.write(statement).await? == 1)
-    }
-
-    /// Holds a claim for longer. Whether it was still held.
-    pub(crate) async fn hold_plan_run(&self, id: &str, by: &str) -> Result<bool> {
-        let clock = self.clock().await?;
-        let statement = query(
-            "UPDATE plan_runs SET claimed_until = $1 WHERE id = $2 AND claimed_by = $3 AND claimed_until > $4",
-        );
-        let statement = statement.bind(clock + CLAIM_MS).bind(id.to_owned()).bind(by.to_owned()).bind(clock);
-        Ok(self.write(statement).await? == 1)
-    }
-
-    /// Keeps what is known of a plan run now, and holds its claim for longer. Whether it was still held. What was asked is taken up
-    /// where `taken_up` says so.
-    pub(crate) async fn keep_plan_run(&self, run: &PlanRun, by: &str, taken_up: bool) -> Result<bool> {
-        let clock = self.clock().await?;
-        let statement = query(
-            "UPDATE plan_runs SET body = $1, settled = $2, claimed_until = $3,
-                asked = CASE WHEN $4 = 1 THEN NULL ELSE asked END
-             WHERE id = $5 AND claimed_by = $6 AND claimed_until > $7",
-        );
-        let statement = statement.bind(json(run)?).bind(i64::from(run.is_settled()));
-        let statement = statement.bind(clock + CLAIM_MS).bind(i64::from(taken_up));
-        let statement = statement.bind(run.id.clone()).bind(by.to_owned()).bind(clock);
-        Ok(self.write(statement).await? == 1)
-    }
-
-    /// Gives a claim back. There is nothing more to do where `rests` says so and nothing was asked meanwhile.
-    pub(crate) async fn release_plan_run(&self, id: &str, by: &str, rests: bool) -> Result<()> {
-        let statement = query(
-            "UPDATE plan_runs SET claimed_until = 0,
-                busy = CASE WHEN $1 = 1 AND asked IS NULL THEN 0 ELSE 1 END
-             WHERE id = $2 AND claimed_by = $3",
-        );
-        let statement = statement.bind(i64::from(rests)).bind(id.to_owned()).bind(by.to_owned());
+    /// Notes that a change of a plan run was stored.
+    pub(crate) async fn note_plan_run_stored(&self, id: &str, number: u64) -> Result<()> {
+        let statement = query("UPDATE plan_runs SET stored = $1 WHERE id = $2 AND stored < $3");
+        let statement = statement.bind(stored(number)).bind(id.to_owned()).bind(stored(number));
         self.write(statement).await.map(|_| ())
     }
 
-    /// Nobody else works with this database, so claims in it are left over.
-    pub(crate) async fn drop_plan_run_claims(&self) -> Result<()> {
-        self.write(query("UPDATE plan_runs SET claimed_until = 0 WHERE claimed_until <> 0")).await.map(|_| ())
+    /// Puts a plan run back that was stored under a number: nobody works on it, and whoever can goes on with it.
+    pub(crate) async fn restore_plan_run(&self, run: &PlanRun, number: u64) -> Result<()> {
+        let statement = query(
+            "INSERT INTO plan_runs (id, plan, created, scripts, busy, settled, changes, stored, body)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+        );
+        let statement = statement.bind(run.id.clone()).bind(run.plan.clone()).bind(millis(run.asked));
+        let statement = statement.bind(i64::from(run.has_scripts()));
+        let statement = statement.bind(i64::from(run.phase == Phase::Running));
+        let statement = statement.bind(i64::from(Stepwise::is_settled(run)));
+        let statement = statement.bind(stored(number)).bind(stored(number)).bind(json(run)?);
+        self.write(statement).await.map(|_| ())
+    }
+
+    /// Plan runs that have ended and are not remembered any longer, since there are so many newer ones: their ids.
+    pub(crate) async fn plan_runs_to_forget(&self, most: u32) -> Result<Vec<String>> {
+        let statement = query(
+            "SELECT id FROM plan_runs WHERE settled = 1 AND busy = 0 ORDER BY created DESC, id LIMIT $1 OFFSET $2",
+        );
+        let rows = self.all(statement.bind(i64::from(most)).bind(MOST_ENDED)).await?;
+        rows.iter().map(|row| row.text("id")).collect()
+    }
+
+    /// Forgets a plan run.
+    pub(crate) async fn forget_plan_run(&self, id: &str) -> Result<()> {
+        self.write(query("DELETE FROM plan_runs WHERE id = $1").bind(id.to_owned())).await.map(|_| ())
     }
 }
 
-fn kept(row: &AnyRow) -> Result<KeptRun> {
-    let lost = || DatabaseError::Content("a plan run is empty".to_owned());
-    Ok(KeptRun { run: row.json_if("body")?.ok_or_else(lost)?, asked: row.json_if("asked")? })
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+    use crate::service::{
+        config,
+        failover::Kind,
+        plan::{Plan, Wanted},
+    };
+
+    async fn open(dir: &Path) -> Database {
+        Database::open(&config::Database::File(dir.join("test.db"))).await.unwrap()
+    }
+
+    /// A run of a plan without machines that has come to its end so many minutes after the first one.
+    fn ended(number: i64, phase: Phase) -> PlanRun {
+        let plan: Plan = serde_json::from_str(r#"{ "groups": [] }"#).unwrap();
+        let wanted = Wanted { kind: Kind::Test, point: "latest".to_owned(), skip_manual: false };
+        let run = PlanRun::new(format!("{number:016x}"), "shop".to_owned(), &plan, wanted, Vec::new());
+        let asked = Timestamp::UNIX_EPOCH + SignedDuration::from_mins(number);
+        PlanRun { asked, phase, ..run }
+    }
+
+    #[tokio::test]
+    async fn the_oldest_that_have_ended_are_forgotten_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = open(dir.path()).await;
+        let undecided = [ended(0, Phase::Ready), ended(2, Phase::Failed)];
+        for run in &undecided {
+            database.restore_plan_run(run, 1).await.unwrap();
+        }
+        for number in [1, 3, 4].into_iter().chain(5..MOST_ENDED + 2) {
+            database.restore_plan_run(&ended(number, Phase::Cancelled), 1).await.unwrap();
+        }
+        assert!(database.plan_runs_to_forget(9).await.unwrap().is_empty(), "there is room for all of them");
+        for number in [MOST_ENDED + 2, MOST_ENDED + 3] {
+            database.restore_plan_run(&ended(number, Phase::Committed), 1).await.unwrap();
+        }
+        let old = database.plan_runs_to_forget(9).await.unwrap();
+        assert_eq!(old, [3, 1].map(|number: i64| format!("{number:016x}")));
+        for id in old {
+            database.forget_plan_run(&id).await.unwrap();
+        }
+        assert!(database.plan_runs_to_forget(9).await.unwrap().is_empty());
+        assert!(database.record::<PlanRun>(&undecided[0].id).await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_was_noted_is_to_be_stored_and_what_only_was_kept_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = open(dir.path()).await;
+        let run = ended(1, Phase::Running);
+        assert!(database.add_plan_run(&run).await.unwrap().is_none());
+        let again = database.add_plan_run(&ended(2, Phase::Running)).await.unwrap();
+        assert!(matches!(again, Some(NoRun::Other(id)) if id == run.id));
+        let due = async || database.plan_runs_to_store(9).await.unwrap();
+        assert_eq!(due().await, [&*run.id], "it is stored before anything is done");
+        database.note_plan_run_stored(&run.id, 1).await.unwrap();
+        assert!(database.claim_record::<PlanRun>(&run.id, "one").await.unwrap());
+        assert!(!database.note_record(&run, "two", false).await.unwrap(), "whose claim it is not");
+        assert!(database.keep_record(&run, "one").await.unwrap());
+        assert!(due().await.is_empty());
+        assert!(database.note_record(&run, "one", false).await.unwrap());
+        assert_eq!((due().await.len(), database.plan_run_number(&run.id).await.unwrap()), (1, Some(2)));
+        database.release_record::<PlanRun>(&run.id, "one", false).await.unwrap();
+        assert!(!database.keep_record(&run, "one").await.unwrap(), "it was given back");
+    }
 }

@@ -6,7 +6,7 @@
 
 use sqlx::{any::AnyRow, query};
 
-use super::{Columns, Database, DatabaseError, Result, Statement, json, stored};
+use super::{Columns, Database, DatabaseError, Result, json, stored};
 use crate::service::plan::Plan;
 
 /// Plans that there may be.
@@ -31,7 +31,7 @@ impl Database {
              ON CONFLICT (name) DO UPDATE SET number = excluded.number, body = excluded.body",
         );
         let statement = statement.bind(name.to_owned()).bind(json(plan)?).bind(name.to_owned()).bind(MOST);
-        self.change_plans(statement).await
+        self.change_counted(CHANGES, statement).await
     }
 
     /// Removes a plan. Whether there was one.
@@ -41,25 +41,7 @@ impl Database {
                 number = (SELECT CAST(value AS BIGINT) FROM settings WHERE settings.name = 'plans')
              WHERE name = $1 AND body IS NOT NULL",
         );
-        self.change_plans(statement.bind(name.to_owned())).await
-    }
-
-    async fn change_plans(&self, statement: Statement) -> Result<bool> {
-        let _writer = self.writer().await;
-        let mut transaction = self.begin().await?;
-        // Counted first, so that of two changes at once the second waits here for the first one's end.
-        query(
-            "INSERT INTO settings (name, value) VALUES ($1, '1')
-             ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(settings.value AS BIGINT) + 1 AS TEXT)",
-        )
-        .bind(CHANGES)
-        .execute(&mut *transaction)
-        .await?;
-        let changed = statement.execute(&mut *transaction).await?.rows_affected() == 1;
-        if changed {
-            transaction.commit().await?;
-        }
-        Ok(changed)
+        self.change_counted(CHANGES, statement.bind(name.to_owned())).await
     }
 
     /// The plan of that name.
@@ -106,8 +88,7 @@ impl Database {
             self.write(statement.bind(plan.as_ref().map(json).transpose()?)).await?;
         }
         let newest = plans.iter().map(|plan| plan.number).max().unwrap_or(0);
-        let statement = query("INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING");
-        self.write(statement.bind(CHANGES).bind(newest.to_string())).await.map(|_| ())
+        self.restore_count(CHANGES, newest).await
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::query;
 
 use super::{Columns, Database, DatabaseError, Result};
 
-const STEPS: [&[&str]; 6] = [FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH];
+const STEPS: [&[&str]; 7] = [FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE policies (
@@ -170,6 +170,13 @@ const FIFTH: &[&str] = &[
 
 /// Which point an agent made last before it stopped its machine.
 const SIXTH: &[&str] = &["ALTER TABLE commands ADD COLUMN point TEXT"];
+
+/// Plan runs are stored as well, each under the number of its last change; the index finds those that are not yet.
+const SEVENTH: &[&str] = &[
+    "ALTER TABLE plan_runs ADD COLUMN changes BIGINT NOT NULL DEFAULT 1",
+    "ALTER TABLE plan_runs ADD COLUMN stored BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX plan_runs_to_store ON plan_runs (id) WHERE changes > stored",
+];
 
 /// Held by who changes the tables of a PostgreSQL database, among all that share it.
 const LOCK: &str = "SELECT CAST(pg_advisory_xact_lock(7305813244915873) AS TEXT)";

@@ -5,7 +5,7 @@
 use mobility_format::{MachineId, control::Inventory};
 use sqlx::query;
 
-use super::{Columns, Database, DatabaseError, Result, json, stored};
+use super::{Columns, Database, DatabaseError, Result, json};
 use crate::target::{NetworkMapping, TargetSettings};
 
 /// Network mappings that there may be.
@@ -61,42 +61,19 @@ impl Database {
         );
         let source = mapping.source.to_string();
         let statement = statement.bind(source.clone()).bind(json(mapping)?).bind(source).bind(MOST_MAPPINGS);
-        self.change_networks(statement).await
+        self.change_counted(CHANGES, statement).await
     }
 
     /// Forgets the mapping of a source. Whether there was one.
     pub(crate) async fn unmap_network(&self, source: &str) -> Result<bool> {
         let statement = query("DELETE FROM network_mappings WHERE source = $1").bind(source.to_owned());
-        self.change_networks(statement).await
-    }
-
-    async fn change_networks(&self, statement: super::Statement) -> Result<bool> {
-        let _writer = self.writer().await;
-        let mut transaction = self.begin().await?;
-        // Counted first, so that of two changes at once the second waits here for the first one's end.
-        query(
-            "INSERT INTO settings (name, value) VALUES ($1, '1')
-             ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(settings.value AS BIGINT) + 1 AS TEXT)",
-        )
-        .bind(CHANGES)
-        .execute(&mut *transaction)
-        .await?;
-        let changed = statement.execute(&mut *transaction).await?.rows_affected() == 1;
-        if changed {
-            transaction.commit().await?;
-        }
-        Ok(changed)
+        self.change_counted(CHANGES, statement).await
     }
 
     /// How often network mappings were changed, where not all of it is stored yet.
     pub(crate) async fn networks_to_store(&self) -> Result<Option<u64>> {
         let (changes, stored) = (self.counted(CHANGES).await?, self.counted(STORED).await?);
         Ok(Some(changes).filter(|changes| *changes > stored))
-    }
-
-    async fn counted(&self, name: &'static str) -> Result<u64> {
-        let row = self.one(query("SELECT value FROM settings WHERE name = $1").bind(name)).await?;
-        row.map_or(Ok(0), |row| row.parsed("value"))
     }
 
     /// Notes that network mappings were stored as they were after so many changes.
@@ -115,10 +92,8 @@ impl Database {
                 query("INSERT INTO network_mappings (source, target) VALUES ($1, $2) ON CONFLICT DO NOTHING");
             self.write(statement.bind(mapping.source.to_string()).bind(json(mapping)?)).await?;
         }
-        for name in [CHANGES, STORED] {
-            let statement =
-                query("INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING");
-            self.write(statement.bind(name).bind(stored(number).to_string())).await?;
+        for counter in [CHANGES, STORED] {
+            self.restore_count(counter, number).await?;
         }
         Ok(())
     }

@@ -8,10 +8,12 @@ use mobility_format::{ByteCount, MachineId};
 use serde::{Deserialize, Serialize};
 
 use crate::service::{
-    database::Kept,
+    database,
     failover::{Action, Chosen, Failover, Phase},
     secret,
 };
+
+type Kept = database::Kept<Failover>;
 
 /// The length of a failover's id.
 const ID_LEN: usize = 16;
@@ -114,8 +116,8 @@ pub(super) enum Next {
     Wait,
     /// Begin its failover.
     Begin,
-    /// Begin another one, since the one that there was was undone.
-    BeginAnother,
+    /// Turn to another one, since the one that there was was undone.
+    TurnToAnother,
     /// Ask something of it.
     Ask(Action),
     /// Nothing without somebody who says so.
@@ -147,16 +149,14 @@ impl Member {
 
     /// Takes over what is known of its failover.
     pub(crate) fn note(&mut self, kept: Option<&Kept>) {
-        let Some(failover) = kept.map(|kept| &kept.failover) else { return };
+        let Some(failover) = kept.map(|kept| &kept.record) else { return };
         self.phase = Some(failover.phase);
         self.up = Up::of(failover).or_else(|| self.up.take());
     }
 
     /// What to do next.
     pub(super) fn next(&self, goal: Goal, kept: Option<&Kept>) -> Next {
-        let Some(Kept { failover, asked }) = kept else {
-            return if goal == Goal::Up { Next::Begin } else { Next::Arrived };
-        };
+        let Some(Kept { record: failover, asked }) = kept else { return self.next_unknown(goal) };
         if asked.is_some() {
             return Next::Wait;
         }
@@ -167,13 +167,31 @@ impl Member {
         }
     }
 
+    /// It was not begun yet, or it came to its end and went with the database.
+    fn next_unknown(&self, goal: Goal) -> Next {
+        match (goal, &self.failover) {
+            (Goal::Up, Some(id)) if !self.again => Next::GiveUp(Trouble {
+                problem: format!("failover {id} was undone before the database was rebuilt"),
+                hint: "resume the plan run to begin it again".to_owned(),
+            }),
+            (Goal::Up, _) => Next::Begin,
+            (Goal::Committed | Goal::Gone, _) => Next::Arrived,
+        }
+    }
+
+    /// Turns to another failover, which is to be begun when that is known for good.
+    pub(super) fn turn_to_another(&mut self) {
+        (self.before, self.again) = (self.before + 1, false);
+        (self.failover, self.phase, self.up) = (None, None, None);
+    }
+
     fn next_up(&self, failover: &Failover) -> Next {
         match failover.phase {
             Phase::Running => Next::Wait,
             Phase::Ready | Phase::Committed | Phase::Reprotected => Next::Arrived,
             Phase::Failed if self.again => Next::Ask(Action::Resume),
             Phase::Failed => Next::GiveUp(trouble(failover)),
-            Phase::Cancelled | Phase::Removed if self.again => Next::BeginAnother,
+            Phase::Cancelled | Phase::Removed if self.again => Next::TurnToAnother,
             Phase::Cancelled | Phase::Removed => Next::GiveUp(Trouble {
                 problem: format!("failover {} was undone by hand", failover.id),
                 hint: "resume the plan run to begin another one".to_owned(),
@@ -228,7 +246,7 @@ mod tests {
         let (place, wanted) = ("shelf".to_owned(), "latest".to_owned());
         let failover = Failover::new("0".repeat(16), machine, Kind::Unplanned, place, wanted);
         let committed = matches!(phase, Phase::Committed | Phase::Reprotected);
-        Kept { failover: Failover { phase, then, committed, ..failover }, asked }
+        Kept { record: Failover { phase, then, committed, ..failover }, asked }
     }
 
     #[test]
@@ -241,7 +259,7 @@ mod tests {
             (Phase::Failed, Phase::Committed, ask(Action::Resume), ask(Action::Resume), ask(Action::Cancel)),
             (Phase::Running, Phase::Cancelled, Next::Wait, Next::Wait, Next::Wait),
             (Phase::Failed, Phase::Cancelled, ask(Action::Resume), Next::Arrived, ask(Action::Cancel)),
-            (Phase::Cancelled, Phase::Cancelled, Next::BeginAnother, Next::Arrived, Next::Arrived),
+            (Phase::Cancelled, Phase::Cancelled, Next::TurnToAnother, Next::Arrived, Next::Arrived),
         ];
         let again = Member { again: true, ..member() };
         for (phase, then, up, committed, gone) in table {
@@ -267,6 +285,10 @@ mod tests {
         assert!(gives_up(Goal::Committed, Phase::Failed, Phase::Committed));
         assert!(gives_up(Goal::Gone, Phase::Failed, Phase::Cancelled));
         assert!(gives_up(Goal::Gone, Phase::Committed, Phase::Committed));
+        let lost = Member { failover: Some("0".repeat(16)), ..member() };
+        assert!(matches!(lost.next(Goal::Up, None), Next::GiveUp(_)), "it was begun, and nobody knows it");
+        assert_eq!(Member { again: true, ..lost.clone() }.next(Goal::Up, None), Next::Begin);
+        assert_eq!(lost.next(Goal::Gone, None), Next::Arrived);
     }
 
     #[test]
@@ -280,5 +302,9 @@ mod tests {
             Member { machine: MachineId([8; 16]), ..member() }.failover_of("run"),
         ];
         assert!(!others.contains(&id));
+        let mut another = Member { failover: Some(id.clone()), again: true, ..member() };
+        another.turn_to_another();
+        assert_eq!(another.next(Goal::Up, None), Next::Begin);
+        assert_eq!(another.failover_of("run"), others[1]);
     }
 }

@@ -1,37 +1,31 @@
 //! What is known of a plan run: what it is to do, how far it is, and what came of each step.
 //!
 //! It is what the database keeps and what an administrator is shown, and it decides alone what comes next. The plan is a part of it:
-//! a plan that is changed meanwhile changes no run. Deliberately not here: what a step does (`steps`).
+//! a plan that is changed meanwhile changes no run. Deliberately not here: what is asked of it (`asked`), what a step does (`steps`), and
+//! where it is stored (`database::plan_runs`, `facts`).
+
+mod asked;
+mod step;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::{
+    asked::Action,
+    step::{Step, When, Work},
+};
 use super::{
     definition::{Plan, Task},
     member::Member,
 };
-use crate::service::failover::{Kind, Line, NotNow};
+use crate::service::failover::{Kind, Line};
 
 /// Lines of its own log that a plan run keeps.
 const MOST_LINES: usize = 1000;
+/// Lines of it that are stored.
+const LINES_STORED: usize = 50;
 /// What programs have printed that a plan run keeps, in bytes. What was printed first goes first.
 const MOST_OUTPUT: usize = 256 << 10;
-
-/// What an administrator asks of a plan run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum Action {
-    /// What a person was to do is done: go on.
-    Confirm,
-    /// Do again what went wrong, and go on.
-    Resume,
-    /// Go on without what went wrong.
-    Skip,
-    /// Undo it: nothing of its machines is left at the target, and they go on where they were.
-    Cancel,
-    /// Keep the machines at the target as the real ones: it cannot be undone any more.
-    Commit,
-}
 
 /// How far a plan run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,62 +43,6 @@ pub(crate) enum Phase {
     Committed,
     /// It was undone.
     Cancelled,
-}
-
-/// What a step does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "step", rename_all = "kebab-case")]
-pub(crate) enum Work {
-    /// Runs a program, before or after the group's machines are failed over.
-    Script { when: When, script: String, limit_s: u64 },
-    /// Waits for a person.
-    Manual { when: When, text: String },
-    /// Fails the group's machines over.
-    FailOver,
-    /// Commits their failovers.
-    Commit,
-    /// Undoes their failovers.
-    Cancel,
-}
-
-/// When, as seen from failing the group's machines over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum When {
-    Before,
-    After,
-}
-
-impl When {
-    /// The word for it, as it is written everywhere.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            When::Before => "before",
-            When::After => "after",
-        }
-    }
-}
-
-/// A step and what came of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Step {
-    /// In which group, from 1.
-    pub(crate) group: usize,
-    #[serde(flatten)]
-    pub(crate) work: Work,
-    /// How often it was begun.
-    #[serde(default)]
-    pub(crate) tries: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) began: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) ended: Option<Timestamp>,
-    /// What came of it, for people.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) result: String,
-    /// The end of what it printed.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) output: String,
 }
 
 /// What is asked for.
@@ -155,9 +93,9 @@ impl PlanRun {
                     Task::Manual { text } => Work::Manual { when, text },
                 }
             };
-            steps.extend(group.before.iter().map(task(When::Before)).map(|work| step(number, work)));
-            steps.push(step(number, Work::FailOver));
-            steps.extend(group.after.iter().map(task(When::After)).map(|work| step(number, work)));
+            steps.extend(group.before.iter().map(task(When::Before)).map(|work| Step::new(number, work)));
+            steps.push(Step::new(number, Work::FailOver));
+            steps.extend(group.after.iter().map(task(When::After)).map(|work| Step::new(number, work)));
         }
         PlanRun {
             id,
@@ -240,6 +178,7 @@ impl PlanRun {
         self.log.drain(..surplus);
     }
 
+    /// Goes on with the next step, or has come to the end of all.
     fn go_on(&mut self, now: Timestamp) {
         (self.phase, self.hint) = (Phase::Running, String::new());
         if self.current().is_none() {
@@ -255,77 +194,17 @@ impl PlanRun {
         matches!(self.phase, Phase::Committed | Phase::Cancelled)
     }
 
-    /// Whether what is asked for can be done now. Undoing can be asked for while steps are done.
-    pub(crate) fn may(&self, action: Action) -> Result<(), NotNow> {
-        let (phase, then) = (self.phase, self.then);
-        let undoing = then == Phase::Cancelled;
-        let allowed = match action {
-            Action::Confirm => phase == Phase::Waiting,
-            Action::Resume => phase == Phase::Failed,
-            Action::Skip => phase == Phase::Failed && then == Phase::Ready,
-            Action::Cancel => {
-                then != Phase::Committed && !self.is_settled() && !(undoing && phase == Phase::Running)
-            }
-            Action::Commit => phase == Phase::Ready && self.kind != Kind::Test,
-        };
-        let problem = match action {
-            _ if allowed => return Ok(()),
-            Action::Commit if self.kind == Kind::Test => {
-                "a test is not committed: it is cleaned up when it has been looked at".to_owned()
-            }
-            Action::Skip if phase == Phase::Failed => {
-                "what was begun to be committed or undone has to be done for every machine: resume".to_owned()
-            }
-            Action::Cancel if then == Phase::Committed => {
-                "it is committed: fail the machines back, or remove them at the target".to_owned()
-            }
-            Action::Cancel if undoing && phase == Phase::Running => "it is being undone already".to_owned(),
-            _ => format!("the plan run is {}, and this cannot be asked of it now", self.phase_name()),
-        };
-        Err(NotNow::new(problem))
+    /// Whether programs are a part of it.
+    pub(crate) fn has_scripts(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.work, Work::Script { .. }))
     }
 
-    /// Turns to what is asked for.
-    pub(super) fn take(&mut self, action: Action, now: Timestamp) -> Result<(), NotNow> {
-        self.may(action)?;
-        self.say(format!("asked for: {}", action.name()), now);
-        match action {
-            Action::Confirm => self.end("confirmed".to_owned(), now),
-            Action::Skip => {
-                let problem = self.current().map(|step| step.result.clone()).unwrap_or_default();
-                self.end(format!("gone on without it: {problem}"), now);
-            }
-            Action::Resume => {
-                self.do_again();
-                self.go_on(now);
-            }
-            Action::Cancel => {
-                self.do_again();
-                let begun = |step: &&Step| step.work == Work::FailOver && step.began.is_some();
-                let groups: Vec<_> = self.steps.iter().filter(begun).map(|step| step.group).collect();
-                self.turn(groups.into_iter().rev(), &Work::Cancel, Phase::Cancelled, now);
-            }
-            Action::Commit => self.turn(1..=self.groups.len(), &Work::Commit, Phase::Committed, now),
-        }
-        Ok(())
-    }
-
-    fn do_again(&mut self) {
-        for member in &mut self.machines {
-            (member.again, member.trouble) = (true, None);
-        }
-    }
-
-    /// Does something else from now on; what was begun ends here, what was not is not done any more.
-    fn turn(&mut self, groups: impl Iterator<Item = usize>, work: &Work, then: Phase, now: Timestamp) {
-        self.steps.retain(|step| step.began.is_some());
-        if let Some(step) = self.current() {
-            step.ended = Some(now);
-            step.result = format!("given up; {}", step.result).trim_end_matches("; ").to_owned();
-        }
-        self.steps.extend(groups.map(|group| step(group, work.clone())));
-        self.then = then;
-        self.go_on(now);
+    /// As it is stored: with the end of its log.
+    #[must_use]
+    pub(crate) fn stored(mut self) -> PlanRun {
+        let surplus = self.log.len().saturating_sub(LINES_STORED);
+        self.log.drain(..surplus);
+        self
     }
 
     /// What people call a group.
@@ -342,38 +221,6 @@ impl PlanRun {
             Phase::Ready => "ready",
             Phase::Committed => "committed",
             Phase::Cancelled => "cancelled",
-        }
-    }
-}
-
-fn step(group: usize, work: Work) -> Step {
-    let (result, output) = (String::new(), String::new());
-    Step { group, work, tries: 0, began: None, ended: None, result, output }
-}
-
-impl Step {
-    /// What it is, for people.
-    pub(super) fn name(&self) -> String {
-        let what = match &self.work {
-            Work::Script { script, .. } => format!("script {script}"),
-            Work::Manual { .. } => "manual step".to_owned(),
-            Work::FailOver => "fail the machines over".to_owned(),
-            Work::Commit => "commit the machines".to_owned(),
-            Work::Cancel => "undo the machines".to_owned(),
-        };
-        format!("group {}: {what}", self.group)
-    }
-}
-
-impl Action {
-    /// The word for it, as it is written everywhere.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Action::Confirm => "confirm",
-            Action::Resume => "resume",
-            Action::Skip => "skip",
-            Action::Cancel => "cancel",
-            Action::Commit => "commit",
         }
     }
 }

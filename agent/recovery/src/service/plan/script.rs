@@ -132,6 +132,17 @@ pub(super) fn run(script: &Script, stop: &AtomicBool) -> Result<(End, String), F
     Ok((end?, running.output()))
 }
 
+/// Removes what programs were given of which nothing runs any more: an instance that was killed has left it.
+pub(crate) fn clear(notes: &Path) {
+    let entries = std::fs::read_dir(notes).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        // What cannot be removed is in nobody's way.
+        if File::open(&path).is_ok_and(|note| note.try_lock().is_ok()) {
+            std::fs::remove_file(&path).ok();
+        }
+    }
+}
+
 fn how(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("it ended with exit code {code}"),

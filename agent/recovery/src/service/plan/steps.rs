@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 use super::{
     member::{Goal, Next, Trouble},
     record::{PlanRun, Step, When, Work, kind_name},
-    run::Runner,
     script::{self, End, Script},
 };
 use crate::service::{
     admin::failovers,
-    database::{DatabaseError, Kept},
+    database::DatabaseError,
     failover::{Failover, Failure},
     refusal::Refusal,
+    stepwise::Runner,
 };
 
 /// What came of a step.
@@ -79,7 +79,7 @@ async fn drive(runner: &Runner, run: &mut PlanRun, group: usize, goal: Goal) -> 
                 busy.push(at);
             }
         }
-        if run.machines != before && !runner.keep(run).await? {
+        if run.machines != before && !runner.note(run).await? {
             return Err(Outcome::Stopped);
         }
         if busy.is_empty() && open.is_empty() {
@@ -112,7 +112,7 @@ fn what_came(run: &PlanRun, group: usize, goal: Goal, count: usize) -> Result<St
 async fn push(runner: &Runner, run: &mut PlanRun, at: usize, goal: Goal) -> Result<bool, Outcome> {
     let database = &runner.service.database;
     let id = run.machines[at].failover_of(&run.id);
-    let kept = database.failover(&id).await?;
+    let kept = database.record::<Failover>(&id).await?;
     let member = &mut run.machines[at];
     member.note(kept.as_ref());
     let next = member.next(goal, kept.as_ref());
@@ -123,13 +123,13 @@ async fn push(runner: &Runner, run: &mut PlanRun, at: usize, goal: Goal) -> Resu
         Next::Arrived => member.again = false,
         Next::Wait => return Ok(true),
         Next::Begin => return begin(runner, run, at).await,
-        Next::BeginAnother => {
-            (member.before, member.again, member.up) = (member.before + 1, false, None);
-            return begin(runner, run, at).await;
+        Next::TurnToAnother => {
+            member.turn_to_another();
+            return Ok(true);
         }
         Next::Ask(action) => {
             // Where something else was asked a moment ago that is seen the next time.
-            database.ask_failover(&id, &action).await?;
+            database.ask_record::<Failover>(&id, &action).await?;
             member.again = false;
             return Ok(true);
         }
@@ -142,7 +142,7 @@ async fn push(runner: &Runner, run: &mut PlanRun, at: usize, goal: Goal) -> Resu
 async fn begin(runner: &Runner, run: &mut PlanRun, at: usize) -> Result<bool, Outcome> {
     let member = &run.machines[at];
     let id = member.failover_of(&run.id);
-    if runner.service.database.failover(&id).await?.is_none() {
+    if runner.service.database.record::<Failover>(&id).await?.is_none() {
         let machine = (member.machine, member.name.clone());
         let failover = Failover::new(id.clone(), machine, run.kind, member.place.clone(), run.wanted.clone());
         if !failovers::add(&runner.service, &failover).await? {
@@ -190,8 +190,8 @@ async fn run_script(
         note: settings.notes.join(format!("{}-{position}", run.id)),
         limit: Duration::from_secs(limit_s),
     };
-    let (end, output) =
-        runner.aside(run, move |stop| script::run(&script, stop)).await.map_err(Outcome::Failed)?;
+    let ended = runner.beside(run, |_| false, move |stop| script::run(&script, stop.told())).await;
+    let (end, output) = ended.and_then(|ended| ended).map_err(Outcome::Failed)?;
     run.print(output);
     let problem = match end {
         End::Done => return Ok("it ended well".to_owned()),
@@ -211,11 +211,11 @@ async fn input(runner: &Runner, run: &PlanRun, step: &Step, when: When) -> Resul
     let mut machines = Vec::new();
     for member in &run.machines {
         let kept = match &member.failover {
-            Some(id) => runner.service.database.failover(id).await?,
+            Some(id) => runner.service.database.record::<Failover>(id).await?,
             None => None,
         };
-        let Kept { failover, .. } = match kept {
-            Some(kept) => kept,
+        let failover = match kept {
+            Some(kept) => kept.record,
             None => {
                 machines.push(json!({ "machine": member.machine, "name": member.name, "group": member.group, "place": member.place }));
                 continue;

@@ -81,7 +81,14 @@ fn a_second_try_does_not_run_beside_the_first() {
     let second = script(&path, Duration::from_millis(100));
     let problem = run(&second, &AtomicBool::new(false)).err().unwrap().problem;
     assert!(problem.contains("still runs"), "{problem}");
+    let notes = first.note.parent().unwrap();
+    let left = || fs::read_dir(notes).unwrap().count();
+    clear(notes);
+    assert_eq!(left(), 1, "it is still read");
     drop(note);
+    clear(notes);
+    assert_eq!(left(), 0);
+    clear(&notes.join("nothing"));
     let (end, output) = run(&second, &AtomicBool::new(false)).unwrap();
     assert!(matches!(end, End::Done) && output == "ran\n");
 }
