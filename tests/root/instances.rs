@@ -15,7 +15,7 @@ use std::{
 use mobility_tests::{
     agent_process::{Agent, SOON, Setup},
     load::scribble,
-    load_postgresql::{Programs, Server, give_to_server},
+    load_postgresql::{Programs, Server},
     object_stores::{ObjectStoreServer, free_port, s3},
     requirement::Requirement,
     scratch::{MIB, Scratch, eventually, root_with},
@@ -45,12 +45,12 @@ impl Rig {
         let scratch = Scratch::new();
         // The database's user has to get through.
         fs::set_permissions(scratch.dir(), fs::Permissions::from_mode(0o755)).unwrap();
-        let database = start_database(&programs, &scratch);
+        let database = Server::fresh(&programs, scratch.dir());
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let addresses: Vec<String> = ports.iter().map(|port| format!("'https://127.0.0.1:{port}'")).collect();
         let configuration = format!(
-            "database = 'postgres://postgres@localhost:5432/postgres?host={}'\nsecrets = '{}'\naddresses = [{}]\n{}{}",
-            scratch.path("sockets").display(),
+            "database = '{}'\nsecrets = '{}'\naddresses = [{}]\n{}{}",
+            database.address("postgres"),
             scratch.path("secrets").display(),
             addresses.join(", "),
             store.table("cache", "cache", scratch.dir()),
@@ -85,21 +85,6 @@ impl Rig {
         agent.terminate();
         self.setup.newest_point_equals(&self.scratch, &[&self.image]);
     }
-}
-
-fn start_database(programs: &Programs, scratch: &Scratch) -> Server {
-    let place = scratch.path("database");
-    fs::create_dir(&place).unwrap();
-    give_to_server(&place);
-    let sockets = scratch.path("sockets");
-    fs::create_dir(&sockets).unwrap();
-    give_to_server(&sockets);
-    let data = place.join("data");
-    programs.init(&data, None);
-    // The instances are not the database's user.
-    fs::write(data.join("pg_hba.conf"), "local all all trust\n").unwrap();
-    let server = Server::start(programs, &data, &sockets, &scratch.path("database.log"), &[]);
-    server.unwrap_or_else(|said| panic!("{said}"))
 }
 
 fn epoch(status: &Value) -> u64 {

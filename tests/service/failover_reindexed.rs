@@ -2,15 +2,14 @@
 //!
 //! Deliberately not here: the rest of what comes back (`targets`, `service_stores/reindexed.rs`).
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use mobility_format::control::ErrorCode;
-use mobility_tests::binary::program;
-use serde_json::Value;
 
 use crate::{
     agent::Agent,
     commits::{ready, taken_in},
+    database::rebuild,
     failover::{Failover, begin, images_are, place, rig},
     rig::Rig,
 };
@@ -25,30 +24,8 @@ fn machine(rig: &Rig, seed: u64, blocks: u64) -> (Agent, Vec<Vec<u8>>) {
     (agent, held)
 }
 
-/// Loses the database of a service that does not run, rebuilds it, and starts the service; what was said.
-fn rebuild(rig: &mut Rig) -> Value {
-    for entry in fs::read_dir(rig.data()).unwrap().map(Result::unwrap) {
-        if entry.file_name().to_str().unwrap().starts_with("service.db") {
-            fs::remove_file(entry.path()).unwrap();
-        }
-    }
-    let mut command = Command::new(program("recovery-service"));
-    let rebuilt = command.args(["reindex", "--json", "--config"]).arg(rig.config()).output().unwrap();
-    assert!(rebuilt.status.success(), "{rebuilt:?}");
-    rig.start();
-    serde_json::from_slice(&rebuilt.stdout).unwrap()
-}
-
-/// Whether the tests' database is one that is not lost by removing a file. What is stored is the same.
-fn is_elsewhere() -> bool {
-    std::env::var(crate::rig::POSTGRESQL).is_ok()
-}
-
 #[test]
 fn a_failover_that_was_under_way_is_under_way() {
-    if is_elsewhere() {
-        return;
-    }
     let mut rig = rig();
     let machines: Vec<_> = (1..=3).map(|seed| machine(&rig, seed, 50)).collect();
     let start = |number: usize, arguments: &[&str]| begin(&rig, &machines[number].0, arguments).id;
@@ -100,9 +77,6 @@ fn a_failover_that_was_under_way_is_under_way() {
 
 #[test]
 fn killed_in_the_middle_and_without_its_database_it_comes_to_its_end() {
-    if is_elsewhere() {
-        return;
-    }
     let mut rig = rig();
     let (mut agent, held) = machine(&rig, 1, 4000);
     for pause in [0, 150, 400, 800] {

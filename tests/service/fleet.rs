@@ -8,7 +8,10 @@ use mobility_format::control::ErrorCode;
 use mobility_tests::fleet::{Failed, Fleet};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use crate::rig::{POSTGRESQL, Rig, wait_for};
+use crate::{
+    database::POSTGRESQL,
+    rig::{Rig, wait_for},
+};
 
 const MACHINES: usize = 200;
 const SEED: u64 = 20_261_123;

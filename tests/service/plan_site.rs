@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::Write,
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Command, Stdio},
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     agent::Agent,
     commits::taken_in,
+    database::Strikes,
     rig::{Rig, wait_for},
 };
 
@@ -35,16 +37,22 @@ pub(crate) fn site(more: &str) -> Site {
             format!("[failover.shelf]\nkind = 'images'\ndirectory = '{}'\n", dir.join("shelf").display());
         format!("{places}[plans]\nscripts = '{}'\n{more}", dir.join("scripts").display())
     });
-    let dir = rig.data().parent().unwrap().to_owned();
-    let site = Site { rig, shelf: dir.join("shelf"), scripts: dir.join("scripts"), notes: dir.join("notes") };
-    for made in [&site.scripts, &site.notes] {
-        fs::create_dir(made).unwrap();
-        fs::set_permissions(made, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    site
+    Site::around(rig)
 }
 
 impl Site {
+    /// A service that runs, with its place and its programs beside its data.
+    pub(crate) fn around(rig: Rig) -> Site {
+        let dir = rig.data().parent().unwrap().to_owned();
+        let (shelf, scripts, notes) = (dir.join("shelf"), dir.join("scripts"), dir.join("notes"));
+        let site = Site { rig, shelf, scripts, notes };
+        for made in [&site.scripts, &site.notes] {
+            fs::create_dir(made).unwrap();
+            fs::set_permissions(made, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        site
+    }
+
     /// A program. It finds the notes in its variable `notes`.
     pub(crate) fn script(&self, name: &str, text: &str) {
         let path = self.scripts.join(name);
@@ -130,6 +138,45 @@ impl Site {
     pub(crate) fn failovers(&self, agent: &Agent) -> usize {
         let listed = self.rig.admin(&["failover", "list", "--machine", &agent.machine.to_string()]);
         listed["failovers"].as_array().unwrap().len()
+    }
+
+    /// Has the service killed after each of these steps of a run, when that is done and cannot be noted. `ask` begins the first of them.
+    pub(crate) fn struck(&mut self, strikes: &Strikes, steps: Range<usize>, ask: impl FnOnce(&Site)) {
+        strikes.strike(&self.rig, steps.start, || ask(self));
+        strikes.go_on(&mut self.rig, steps);
+    }
+
+    /// Demands that the report lacks nothing of a run that has come to its end with all its machines up.
+    #[track_caller]
+    pub(crate) fn is_whole(&self, report: &Value) {
+        let machines = report["machines"].as_array().unwrap();
+        assert_eq!(report["machines_up"].as_u64().unwrap() as usize, machines.len(), "{report:#}");
+        for machine in machines {
+            let measured = ["rto_ms", "rpo_ms"].iter().all(|name| machine[name].as_i64().is_some());
+            let disks = machine["disks"].as_array().unwrap();
+            let whole = |disk: &Value| disk["root"].as_str().is_some_and(|root| root.len() == 64);
+            assert!(measured && !disks.is_empty() && disks.iter().all(whole), "{machine:#}");
+        }
+        for step in report["steps"].as_array().unwrap() {
+            let ran = step["took_ms"].as_i64().is_some() && step["result"].as_str().is_some();
+            assert!(ran && step["tries"].as_u64() > Some(0), "{step:#}");
+        }
+        let measured = ["rto_ms", "rpo_ms", "spread_ms"].iter().all(|name| report[name].as_i64().is_some());
+        assert!(measured && !report["ready"].is_null(), "{report:#}");
+    }
+
+    /// Demands that nothing of runs and their failovers is left: at the place, of what programs were given, of programs.
+    #[track_caller]
+    pub(crate) fn is_clean(&self) {
+        assert!(self.shelf_is_empty(), "something is left at the place");
+        let inputs = fs::read_dir(self.rig.data().join("plan-scripts"));
+        assert_eq!(inputs.map_or(0, Iterator::count), 0, "what programs were given is left");
+        let ours = self.scripts.to_str().unwrap();
+        let running = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let line = fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()?;
+            line.contains(ours).then_some(line)
+        });
+        assert_eq!(running.collect::<Vec<_>>(), [""; 0], "programs still run");
     }
 
     pub(crate) fn shelf_is_empty(&self) -> bool {

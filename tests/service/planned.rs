@@ -2,7 +2,7 @@
 //!
 //! Deliberately not here: how an agent stops its machine (`e2e/planned.rs`, `vm/failover.rs`).
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use mobility_format::control::{Claim, Command, CommandResult, ErrorCode, Order};
 use mobility_tests::dice::Dice;
@@ -15,10 +15,10 @@ use crate::{
     rig::{Rig, wait_for},
 };
 
-const PLANNED: [&str; 2] = ["--kind", "planned"];
+pub(crate) const PLANNED: [&str; 2] = ["--kind", "planned"];
 
 /// A service that waits for so many seconds for a machine to be stopped.
-fn rig(limit: u64) -> Rig {
+pub(crate) fn rig(limit: u64) -> Rig {
     Rig::with(|dir| {
         let shelf = place(dir).display().to_string();
         format!("[limits]\nsource-s = {limit}\n[failover.shelf]\nkind = 'images'\ndirectory = '{shelf}'\n")
@@ -30,12 +30,12 @@ fn ordered(agent: &Agent) -> Command {
     wait_for("an order", || agent.commands(1).ok()?.commands.into_iter().next())
 }
 
-fn answer(agent: &Agent, command: &Command, result: &CommandResult) -> Result<(), Refused> {
+pub(crate) fn answer(agent: &Agent, command: &Command, result: &CommandResult) -> Result<(), Refused> {
     agent.post(&format!("/v1/commands/{}", command.id), result)
 }
 
 /// What an agent does that is told to stop what writes: it makes a last point and says which it is.
-fn last_point(agent: &mut Agent) -> CommandResult {
+pub(crate) fn last_point(agent: &mut Agent) -> CommandResult {
     agent.write(7);
     agent.commit();
     let head = agent.head.as_ref().unwrap();
@@ -65,7 +65,8 @@ fn ordered_off(agent: &Agent) -> Command {
     })
 }
 
-fn content(agent: &Agent) -> Vec<Vec<u8>> {
+/// What its disks hold.
+pub(crate) fn content(agent: &Agent) -> Vec<Vec<u8>> {
     agent.disks.iter().map(|disk| disk.content.clone()).collect()
 }
 
@@ -105,6 +106,30 @@ fn a_planned_failover_loses_nothing() {
     over.act(&["commit"], "committed");
     let refused = rig.try_admin(&["failover", "cancel", &over.id]).unwrap_err();
     assert!(refused.contains("fail back"), "{refused}");
+}
+
+#[test]
+fn a_point_older_than_the_last_one_is_not_taken_in_its_place() {
+    let rig = rig(60);
+    let (mut agent, held) = machine(&rig, 2);
+    let over = begin(&rig, &agent, &PLANNED);
+    halts(&mut agent, &over.id);
+    let off = ordered_off(&agent);
+    // Target storage loses the machine's last point before it is chosen.
+    let last = rig.storage().join(format!("target/{}/points/{:020}.point", agent.machine, 3));
+    let away = rig.data().join("away");
+    fs::rename(&last, &away).unwrap();
+    answer(&agent, &off, &CommandResult::done("it goes off")).unwrap();
+    let shown = over.rests("failed");
+    assert!(result_of(&shown, "choose-point").contains("older than the machine's last one"), "{shown:#}");
+    assert!(shown["hint"].as_str().unwrap().contains("change-point"), "{shown:#}");
+    assert_eq!(fs::read_dir(place(rig.data().parent().unwrap())).map_or(0, Iterator::count), 0);
+    fs::rename(&away, &last).unwrap();
+    let shown = over.act(&["resume"], "ready");
+    images_are(&shown, &agent, &content(&agent));
+    assert_eq!(shown["chosen"]["age_ms"], 0);
+    // Somebody who says so gets the older one.
+    images_are(&over.act(&["change-point", "--point", "2"], "ready"), &agent, &held[2]);
 }
 
 #[test]

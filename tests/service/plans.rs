@@ -2,16 +2,16 @@
 //!
 //! Deliberately not here: what becomes of one machine (`failover`).
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
-use mobility_tests::{binary::program, dice::Dice};
+use mobility_tests::dice::Dice;
 use serde_json::{Value, json};
 
 use crate::{
     commits::taken_in,
     failover::{directory, images_are},
     plan_site::{contains, group, millis, plan, script, site, step, up},
-    rig::{POSTGRESQL, wait_for},
+    rig::wait_for,
 };
 
 #[test]
@@ -213,9 +213,9 @@ fn a_machine_that_is_damaged_stops_the_run_and_it_goes_on_when_it_is_mended() {
     let segments = site.rig.storage().join(format!("target/{}/segments/{:020}", b.machine, 2));
     let segment = fs::read_dir(segments).unwrap().next().unwrap().unwrap().path();
     let whole = fs::read(&segment).unwrap();
-    let mut bytes = whole.clone();
-    bytes[whole.len() / 3] ^= 1;
-    fs::write(&segment, bytes).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 3] ^= 1;
+    fs::write(&segment, &damaged).unwrap();
 
     let run = site.run(&["--kind", "unplanned"]);
     let report = site.rests(&run, "failed");
@@ -226,7 +226,7 @@ fn a_machine_that_is_damaged_stops_the_run_and_it_goes_on_when_it_is_mended() {
     assert_eq!((report["machines_up"].as_u64(), site.failovers(c)), (Some(1), 0));
     let report = site.act(&run, "resume", "failed");
     assert_eq!(step(&report, "fail-over", 1)["tries"], 2);
-    fs::write(&segment, whole).unwrap();
+    fs::write(&segment, &whole).unwrap();
     let report = site.act(&run, "resume", "ready");
     images_are(&site.failover(&report, b), b, held);
     assert_eq!(report["machines_up"], 3);
@@ -234,17 +234,24 @@ fn a_machine_that_is_damaged_stops_the_run_and_it_goes_on_when_it_is_mended() {
         assert_eq!(site.failovers(agent), 1);
     }
 
-    // One that was undone by hand is made anew, and one that does not come is gone on without.
+    // One that was undone by hand is made anew where somebody says so, and one that does not come is gone on without.
     site.act(&run, "cancel", "cancelled");
+    fs::write(&segment, &damaged).unwrap();
     let run = site.run(&["--kind", "unplanned"]);
-    let report = site.rests(&run, "ready");
-    let undone = site.failover(&report, c)["id"].as_str().unwrap().to_owned();
+    let undone = site.failover(&site.rests(&run, "failed"), b)["id"].as_str().unwrap().to_owned();
+    site.rig.admin(&["failover", "cancel", &undone, "--wait"]);
+    fs::write(&segment, whole).unwrap();
+    let report = site.act(&run, "resume", "ready");
+    let another = site.failover(&report, b);
+    assert_ne!(another["id"], undone);
+    images_are(&another, b, held);
+    assert_eq!([a, b, c].map(|agent| site.failovers(agent)), [2, 3, 2]);
     site.act(&run, "cancel", "cancelled");
-    let busy = site.rig.admin(&["failover", "start", &c.machine.to_string(), "--kind", "test"]);
+    site.is_clean();
+    site.rig.admin(&["failover", "start", &c.machine.to_string(), "--kind", "test"]);
     let run = site.run(&["--kind", "unplanned"]);
     let report = site.rests(&run, "failed");
     contains(&report["hint"], "failover list");
-    assert_ne!(busy["id"], undone);
     let report = site.act(&run, "skip", "ready");
     assert_eq!(report["machines_up"], 2);
     let report = site.act(&run, "commit", "committed");
@@ -297,38 +304,6 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
     says(begin(&["test"]), "there is no such plan");
     says(site.rig.try_admin(&["plan", "watch", "feed"]).unwrap_err(), "is the id of 0 plan runs");
     assert_eq!(site.failovers(&a), 0, "nothing was begun");
-}
-
-#[test]
-fn plans_come_back_when_the_database_is_rebuilt() {
-    let mut site = site("");
-    if std::env::var(POSTGRESQL).is_ok() {
-        return; // It is the files of SQLite that are lost here.
-    }
-    let a = site.machine(1, 1).0;
-    let sound = plan(&[group(&[&a], &script("dns", 5), &json!([]))]);
-    for name in ["kept", "removed", "again"] {
-        site.try_set(name, &sound).unwrap();
-    }
-    let other = plan(&[group(&[&a], &json!([]), &json!([]))]);
-    site.try_set("kept", &other).unwrap();
-    site.rig.admin(&["plan", "remove", "removed"]);
-    site.rig.admin(&["plan", "remove", "again"]);
-    site.try_set("again", &sound).unwrap();
-    site.rig.stop();
-    for name in ["service.db", "service.db-wal", "service.db-shm"] {
-        fs::remove_file(site.rig.data().join(name)).ok();
-    }
-    let mut command = Command::new(program("recovery-service"));
-    let output = command.arg("reindex").arg("--config").arg(site.rig.config()).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    site.rig.start();
-    let listed = site.rig.admin(&["plan", "list"]);
-    let names: Vec<_> = listed["plans"].as_array().unwrap().iter().map(|plan| plan["name"].clone()).collect();
-    assert_eq!(names, [json!("again"), json!("kept")]);
-    assert_eq!(site.rig.admin(&["plan", "show", "kept"]), other);
-    assert_eq!(site.rig.admin(&["plan", "show", "again"]), sound);
-    assert!(!site.rig.storage().join("target/service/plans/removed").join("x").exists());
 }
 
 #[test]

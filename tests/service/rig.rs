@@ -5,8 +5,6 @@
 use std::{
     ops::{Deref, DerefMut},
     path::Path,
-    process::Command,
-    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -15,32 +13,19 @@ use reqwest::{Certificate, Identity, blocking::ClientBuilder, tls::Version};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{clerk::Clerk, client::Client};
+use crate::{clerk::Clerk, client::Client, database::Database};
 
 /// How long anything may take that is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The address of a PostgreSQL server, without a database, where the tests are to use one instead of SQLite.
-pub(crate) const POSTGRESQL: &str = "MOBILITY_TEST_POSTGRESQL";
-
-/// Makes a database of its own for a test; the line of the configuration that names it.
-fn fresh_database(server: &str) -> String {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let name = format!("test_{}_{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-    let create = format!("CREATE DATABASE {name}");
-    let made =
-        Command::new("psql").args([&format!("{server}/postgres"), "-q", "-c", &create]).status().unwrap();
-    assert!(made.success());
-    format!("database = '{server}/{name}'\n")
-}
 
 /// A service of the test's own.
 pub(crate) struct Rig {
     process: ServiceProcess,
     clerk: Clerk,
     pub(crate) address: String,
+    pub(crate) database: Database,
     /// The part of the configuration that stays.
-    database: String,
+    configuration: String,
     _dir: TempDir,
 }
 
@@ -66,21 +51,31 @@ impl Rig {
 
     /// The same, with what is made of a directory for files as its configuration.
     pub(crate) fn with(configuration: impl Fn(&Path) -> String) -> Rig {
-        rustls::crypto::ring::default_provider().install_default().ok();
         let dir = TempDir::new().unwrap();
-        let database = std::env::var(POSTGRESQL).map_or(String::new(), |server| fresh_database(&server));
-        let database = format!("{database}{}", configuration(dir.path()));
-        let process = ServiceProcess::configured(dir.path().join("data"), &database);
+        let database = Database::fresh(&dir.path().join("data"));
+        let configuration = format!("{}{}", database.configuration(), configuration(dir.path()));
+        let process = ServiceProcess::configured(dir.path().join("data"), &configuration);
+        Rig::around(process, database, configuration, dir)
+    }
+
+    /// A service that runs, over a database, with what it was configured by; and the directory of all that.
+    pub(crate) fn around(
+        process: ServiceProcess,
+        database: Database,
+        configuration: String,
+        dir: TempDir,
+    ) -> Rig {
+        rustls::crypto::ring::default_provider().install_default().ok();
         let address = process.address();
         let credential = credential(&process);
         let client = Client(builder(&credential).build().unwrap());
         let clerk = Clerk::new(dir.path(), address.clone(), client, &credential["secret"]);
-        Rig { address, process, clerk, database, _dir: dir }
+        Rig { address, process, clerk, database, configuration, _dir: dir }
     }
 
     /// Adds to the configuration of what is started from now on.
     pub(crate) fn configure(&self, text: &str) {
-        self.process.configure(&format!("{}{text}", self.database));
+        self.process.configure(&format!("{}{text}", self.configuration));
     }
 
     /// Asks as its administrator; the answer. What is said on the way is held to the document.

@@ -3,14 +3,12 @@
 //!
 //! Deliberately not here: which value follows from what, which tests beside the code show by table; and failing over.
 
-use std::process::Command;
-
 use mobility_format::DiskId;
-use mobility_tests::{azure_models::AzureModels, binary::program};
+use mobility_tests::azure_models::AzureModels;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::{agent::Agent, rig::Rig};
+use crate::{agent::Agent, database::rebuild, rig::Rig};
 
 /// Has a machine tell what it is made of, as an agent in Azure does, whose cloud may not have answered.
 fn tells(agent: &Agent, cloud: bool) {
@@ -179,9 +177,6 @@ fn networks_stand_for_one_another_both_ways() {
 
 #[test]
 fn a_rebuilt_database_knows_it_all_without_the_machine() {
-    if std::env::var(crate::rig::POSTGRESQL).is_ok() {
-        return; // The database of a server is not lost by removing a file; what is stored is the same.
-    }
     let mut rig = Rig::new();
     let agent = Agent::enrol(&rig, 1);
     tells(&agent, true);
@@ -191,18 +186,7 @@ fn a_rebuilt_database_knows_it_all_without_the_machine() {
     let before = rig.admin(&["machine", "target", "show", &machine]);
     let mappings = rig.admin(&["network", "list"]);
     rig.stop();
-    for entry in std::fs::read_dir(rig.data()).unwrap().map(Result::unwrap) {
-        if entry.file_name().to_str().unwrap().starts_with("service.db") {
-            std::fs::remove_file(entry.path()).unwrap();
-        }
-    }
-    let rebuilt = Command::new(program("recovery-service"))
-        .args(["reindex", "--config"])
-        .arg(rig.config())
-        .output()
-        .unwrap();
-    assert!(rebuilt.status.success(), "{rebuilt:?}");
-    rig.start();
+    rebuild(&mut rig);
     let after = rig.admin(&["machine", "target", "show", &machine]);
     assert_eq!((&after["set"], &after["effective"]), (&before["set"], &before["effective"]));
     assert_eq!(rig.admin(&["network", "list"]), mappings);

@@ -156,6 +156,30 @@ impl Server {
         if answered { Ok(server) } else { Err(fs::read_to_string(log).unwrap_or_default()) }
     }
 
+    /// Makes one in `dir`, through which its user has to get, that lets in every user of this machine, and starts it.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn fresh(programs: &Programs, dir: &Path) -> Server {
+        let (place, sockets) = (dir.join("database"), dir.join("sockets"));
+        for made in [&place, &sockets] {
+            fs::create_dir(made).unwrap();
+            give_to_server(made);
+        }
+        let data = place.join("data");
+        programs.init(&data, None);
+        fs::write(data.join("pg_hba.conf"), "local all all trust\n").unwrap();
+        let server = Server::start(programs, &data, &sockets, &dir.join("database.log"), &[]);
+        server.unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    /// The address of a database in it.
+    #[must_use]
+    pub fn address(&self, database: &str) -> String {
+        format!("postgres://{USER}@localhost:{PORT}/{database}?host={}", self.sockets.display())
+    }
+
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

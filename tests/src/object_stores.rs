@@ -69,6 +69,23 @@ impl ObjectStoreServer {
         kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
+    /// Ends an S3 server as a power cut does.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts an S3 server that was killed, over what it had stored.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(&mut self) {
+        self.child = spawn_s3(self.dir.path(), self.port).unwrap();
+    }
+
     /// The certificate of the authority that signed the server's, where it speaks TLS.
     #[must_use]
     pub fn authorities(&self) -> Option<&[u8]> {
@@ -142,10 +159,24 @@ fn installed(name: &str) -> Result<PathBuf, String> {
 /// # Errors
 /// What is lacking.
 pub fn s3() -> Result<ObjectStoreServer, String> {
-    let program = installed("bin/s3s-fs")?;
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join(CONTAINER)).unwrap();
     let port = free_port();
+    let child = spawn_s3(dir.path(), port)?;
+    let (id, secret) = S3_KEY;
+    let account = RemoteAccount::S3 {
+        bucket: CONTAINER.to_owned(),
+        region: None,
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        virtual_hosted: false,
+        credentials: S3Credentials::Key { id: id.to_owned(), secret: Secret::new(secret) },
+    };
+    Ok(ObjectStoreServer { child, dir, account, authorities: None, port })
+}
+
+/// An S3 server over that directory at that port, when it listens.
+fn spawn_s3(dir: &Path, port: u16) -> Result<Child, String> {
+    let program = installed("bin/s3s-fs")?;
     let (id, secret) = S3_KEY;
     let child = Command::new(program)
         .args([
@@ -158,21 +189,13 @@ pub fn s3() -> Result<ObjectStoreServer, String> {
             "--secret-key",
             secret,
         ])
-        .arg(dir.path())
+        .arg(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|err| format!("s3s-fs does not start: {err}"))?;
-    let account = RemoteAccount::S3 {
-        bucket: CONTAINER.to_owned(),
-        region: None,
-        endpoint: Some(format!("http://127.0.0.1:{port}")),
-        virtual_hosted: false,
-        credentials: S3Credentials::Key { id: id.to_owned(), secret: Secret::new(secret) },
-    };
-    let server = ObjectStoreServer { child, dir, account, authorities: None, port };
     wait_until("the S3 server listens", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
-    Ok(server)
+    Ok(child)
 }
 
 /// Azurite, with a certificate of an authority of its own.
