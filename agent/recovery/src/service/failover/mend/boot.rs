@@ -219,7 +219,7 @@ menuentry 'Debian GNU/Linux' --class debian {
         assert_eq!(mended("/etc/kernel/cmdline", line).0, format!("root=UUID={ROOT_IS} rw"));
         for same in [
             "options root=UUID=0a3407de-014b-458b-b5c1-848e92a327a3 ro\ninitrd /i\n",
-            "options root=/dev/mapper/vg--data-log--1 ro rd.lvm.lv=vg/root\ninitrd /i\n",
+            "options root=/dev/mapper/vg--data-log--1 ro rd.lvm.lv=vg-data/log-1\ninitrd /i\n",
             "options root=zfs:tank/root ro\n",
         ] {
             assert_eq!(mended("/boot/loader/entries/y.conf", same), (same.to_owned(), Vec::new()));
