@@ -150,6 +150,8 @@ impl Member {
     /// Takes over what is known of its failover.
     pub(crate) fn note(&mut self, kept: Option<&Kept>) {
         let Some(failover) = kept.map(|kept| &kept.record) else { return };
+        // An instance that was killed may have begun it and not said so.
+        self.failover = Some(failover.id.clone());
         self.phase = Some(failover.phase);
         self.up = Up::of(failover).or_else(|| self.up.take());
     }
@@ -302,6 +304,9 @@ mod tests {
             Member { machine: MachineId([8; 16]), ..member() }.failover_of("run"),
         ];
         assert!(!others.contains(&id));
+        let mut noted = member();
+        noted.note(Some(&kept(Phase::Running, Phase::Ready, None)));
+        assert_eq!(noted.failover, Some("0".repeat(16)), "whoever has begun it");
         let mut another = Member { failover: Some(id.clone()), again: true, ..member() };
         another.turn_to_another();
         assert_eq!(another.next(Goal::Up, None), Next::Begin);
