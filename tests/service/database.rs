@@ -106,6 +106,14 @@ impl Database {
         self.refuse("failovers", of_file, "NEW.body::json -> 'source' ->> 'command' IS NOT NULL");
     }
 
+    /// From now on it refuses that a plan run knows a failover of its own: it was begun, and that is not noted.
+    pub(crate) fn refuse_begun(&self) {
+        let of_file = "EXISTS (SELECT 1 FROM json_each(NEW.body, '$.machines') WHERE json_extract(value, '$.failover') IS NOT NULL)";
+        let of_server = "EXISTS (SELECT 1 FROM json_array_elements(NEW.body::json -> 'machines') AS machine
+            WHERE machine ->> 'failover' IS NOT NULL)";
+        self.refuse("plan_runs", of_file, of_server);
+    }
+
     fn refuse(&self, table: &str, of_file: &str, of_server: &str) {
         self.relent(table);
         self.change(&match self {
@@ -180,10 +188,15 @@ impl Strikes {
 
     /// Lets `ask` begin something, and waits until the step after so many is done and cannot be noted.
     pub(crate) fn strike(&self, rig: &Rig, steps: usize, ask: impl FnOnce()) {
-        let before = self.seen();
         rig.database.refuse_after(self.table, steps);
+        self.struck(ask);
+    }
+
+    /// Lets `ask` begin something, and waits until something of it cannot be noted.
+    pub(crate) fn struck(&self, ask: impl FnOnce()) {
+        let before = self.seen();
         ask();
-        wait_for("a step that cannot be noted", || (self.seen() > before).then_some(()));
+        wait_for("something that cannot be noted", || (self.seen() > before).then_some(()));
     }
 
     /// Kills the service that stands still, and starts it with a database that takes everything.

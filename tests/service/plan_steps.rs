@@ -70,6 +70,27 @@ fn killed_after_every_step_it_comes_to_its_end() {
 }
 
 #[test]
+fn a_failover_that_was_begun_and_not_noted_is_the_runs_own() {
+    let mut site = site("");
+    let machines = [site.machine(1, 1), site.machine(2, 1)];
+    let [(a, _), (b, _)] = &machines;
+    site.set(&plan(&[group(&[a, b], &json!([]), &json!([]))]));
+    let strikes = Strikes::at(&mut site.rig, "plan_runs");
+    site.rig.database.refuse_begun();
+    let mut run = String::new();
+    strikes.struck(|| run = begin(&site, &["--kind", "test"]));
+    strikes.kill(&mut site.rig);
+    let report = site.rests(&run, "ready");
+    site.is_whole(&report);
+    for (agent, held) in &machines {
+        images_are(&site.failover(&report, agent), agent, held);
+        assert_eq!(site.failovers(agent), 1, "it was failed over twice");
+    }
+    site.act(&run, "cancel", "cancelled");
+    site.is_clean();
+}
+
+#[test]
 fn cancelled_after_any_step_it_leaves_nothing() {
     let mut site = site("");
     let mut machines = shop(&site);
