@@ -58,7 +58,7 @@ kernel_of() {
 system() {
     local no=() path packages
     printf -v packages ',%s' "$@"
-    packages=systemd-sysv,udev,linux-image-cloud-amd64,initramfs-tools,dracut-core,e2fsprogs,kmod,zstd,iproute2,libcap2-bin,openssl,grub-pc-bin${packages%,}
+    packages=systemd-sysv,udev,linux-image-cloud-amd64,initramfs-tools,e2fsprogs,kmod,zstd,iproute2,libcap2-bin,openssl,grub-pc-bin${packages%,}
     for path in doc locale man info; do no+=("--dpkgopt=path-exclude=/usr/share/$path/*"); done
     bootstrap bookworm "$work/root" --variant=minbase "${no[@]}" "--include=$packages"
 }
@@ -145,13 +145,16 @@ image() {
     for release in "${!kernels[@]}"; do kernel_of "$release" "${kernels[$release]}"; done
     settle >/dev/null
     disk "$work/base.img" "$size_mib"
-    say "making a disk image whose first file system is dracut's"
-    of_dracut >/dev/null
-    disk "$work/dracut.img" "$mended_mib"
     say "making a disk image with Debian 12 and PostgreSQL"
     system postgresql
     settle >/dev/null
     disk "$work/database.img" "$size_mib"
+    say "making a disk image whose first file system is dracut's"
+    # In a system of its own: where dracut is, it has a part in how a machine is switched off.
+    system dracut-core
+    settle >/dev/null
+    of_dracut >/dev/null
+    disk "$work/dracut.img" "$mended_mib"
     mv "$work/base.img" "$work/dracut.img" "$work/database.img" "$vm/"
     printf '%s\n' "$made" >"$vm/base.made"
 }
