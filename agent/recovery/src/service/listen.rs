@@ -1,7 +1,8 @@
 //! Takes connections, and hands their requests on with the name of who is at the other end.
 //!
 //! Everything that a stranger can make the service hold on to has a limit: connections, the time of a handshake, of a request's
-//! head and of the request, the size of heads and bodies. Deliberately not here: what is answered (`api`, `admin`).
+//! head and of the request, the size of heads and bodies. Deliberately not here: what is answered (`api`, `admin`), and HTTP/2: no agent
+//! speaks it, it would be one more thing for strangers to try, and exports were read more slowly in its small frames.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -10,9 +11,10 @@ use axum::{
     body::Body,
     http::{Request, Response, StatusCode},
 };
+use hyper::server::conn::http1::Builder;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use tokio::{
@@ -36,8 +38,6 @@ const UPLOAD: Duration = Duration::from_secs(15 * 60);
 const STOP: Duration = Duration::from_secs(15);
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 32 << 10;
-/// Requests at once on one connection.
-const MAX_STREAMS: u32 = 64;
 /// How long to rest when no connection can be taken, for want of descriptors perhaps.
 const REST: Duration = Duration::from_millis(100);
 
@@ -85,22 +85,16 @@ pub(crate) async fn serve(
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HEAD)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEAD as u32);
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
     builder
 }
 
 struct Connection {
     tls: TlsAcceptor,
     router: Router,
-    builder: Arc<Builder<TokioExecutor>>,
+    builder: Arc<Builder>,
     watcher: hyper_util::server::graceful::Watcher,
 }
 

@@ -15,7 +15,7 @@ use axum::body::Bytes;
 use mobility_format::{BlockIndex, DiskId, Epoch, MachineId, WINDOW_BLOCKS, WINDOW_SIZE};
 use tokio::sync::Semaphore;
 
-use super::answer::STREAMS_OF_ONE;
+use super::{answer::STREAMS_OF_ONE, trail::Trail};
 use crate::{
     Catalog, ContentError, WindowContent, WindowReader,
     content::{Assembler, WindowPlan, assembler, fill},
@@ -38,6 +38,7 @@ pub(super) struct Disk {
     name: Name,
     reader: Mutex<Reader>,
     assemblers: Mutex<Vec<Assembler>>,
+    trail: Mutex<Trail>,
     told: Mutex<BTreeSet<String>>,
     /// Answers that may be streamed from it at once.
     pub(super) streams: Arc<Semaphore>,
@@ -60,6 +61,7 @@ impl Disk {
             name,
             reader: Mutex::default(),
             assemblers: Mutex::default(),
+            trail: Mutex::default(),
             told: Mutex::default(),
             streams: Arc::new(Semaphore::new(STREAMS_OF_ONE)),
         }
@@ -116,6 +118,11 @@ impl Disk {
         let content = fill(&mut assembler, plan);
         lock(&self.assemblers).push(assembler);
         content
+    }
+
+    /// Notes that `window` is asked for. Says whether the next ones may be, too.
+    pub(super) fn is_read_in_order(&self, window: u64) -> bool {
+        lock(&self.trail).goes_on_with(window)
     }
 
     /// Sees to it that the catalog is another one than the `loads`th, unless that was of no use just now.

@@ -1,8 +1,8 @@
 //! What was decoded, kept for who reads it next: a window of 1 MiB is decoded once, also where a tool asks for it in pieces of 4 KiB,
 //! or several ask at once.
 //!
-//! Bounded in windows, in disks and in threads, whoever reads how many exports. Where the window before was read lately, somebody reads
-//! in order, and the next ones are fetched ahead if a thread is free. Deliberately not here: reading a window (`disk`).
+//! Bounded in windows, in disks and in threads, whoever reads how many exports. Where somebody reads in order, the next ones are fetched
+//! ahead if a thread is free. Deliberately not here: reading a window (`disk`), what is in order (`trail`).
 
 use std::{
     collections::HashMap,
@@ -82,7 +82,7 @@ impl Shelf {
         window: u64,
         size: ByteCount,
     ) -> Result<Bytes, Failure> {
-        if window > 0 && self.has(disk.name(), window - 1) {
+        if disk.is_read_in_order(window) {
             for next in (window + 1..=window + AHEAD).take_while(|next| next * (WINDOW_SIZE as u64) < size.0)
             {
                 self.ahead(disk, next);
@@ -128,10 +128,6 @@ impl Shelf {
         let cell = cell.clone();
         drop_oldest(&mut windows, WINDOWS);
         cell
-    }
-
-    fn has(&self, name: Name, window: u64) -> bool {
-        lock(&self.windows).get(&(name, window)).is_some_and(|(_, cell)| cell.initialized())
     }
 
     fn now(&self) -> u64 {
