@@ -10,17 +10,15 @@ use std::{
 };
 
 use mobility_format::{BlockRange, Epoch};
-use mobility_recovery::{
-    Destination, Format, ObjectImage, Objects, Phase, Remote, RestoreError, StorageErrorKind,
-};
+use mobility_recovery::{Destination, Format, ObjectImage, Objects, Phase, RestoreError, StorageErrorKind};
 use mobility_tests::{
     binary::program,
     object_stores::{self, ObjectStoreServer},
     requirement::Requirement,
     scratch::eventually,
     vault_maker::{Flavour, VaultMaker},
+    watched_store::WatchedStore,
 };
-use tokio::runtime::Runtime;
 
 use crate::support::{image, restore, restore_watched, scratch};
 
@@ -30,29 +28,21 @@ const SIZE: u64 = 41 * MIB + 512;
 const KEY: &str = "disks/vda";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server, and one who looks into it.
-struct Store {
-    server: ObjectStoreServer,
-    remote: Remote,
-    _runtime: Runtime,
-}
+/// A store that an object is put into.
+struct Store(WatchedStore);
 
 impl Store {
     fn new(server: Result<ObjectStoreServer, String>) -> Option<Store> {
-        let server = Requirement::Stores.or_skip(server)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let remote = Remote::open(&server.settings("some/where"), runtime.handle().clone()).unwrap();
-        Some(Store { server, remote, _runtime: runtime })
+        Requirement::Stores.or_skip(server).map(|server| Store(WatchedStore::new(server, "some/where")))
     }
 
     fn to(&self, format: Format, replace: bool) -> Destination {
-        let object = ObjectImage::new(&self.server.settings("some/where"), KEY).unwrap();
+        let object = ObjectImage::new(&self.0.settings(), KEY).unwrap();
         Destination::Object { object, format, replace }
     }
 
     fn content(&self) -> Option<Vec<u8>> {
-        self.remote.size(KEY).unwrap()?;
-        Some(self.remote.read(KEY, u64::MAX).unwrap())
+        self.0.content(KEY)
     }
 
     /// How much lies in the server's directory, seen or not.
@@ -65,7 +55,7 @@ impl Store {
                 .map(|path| if path.is_dir() { below(&path) } else { length(&path) })
                 .sum()
         }
-        below(self.server.dir())
+        below(self.0.server.dir())
     }
 }
 
@@ -118,7 +108,7 @@ fn an_object_that_changed_is_found_and_removed() {
             if progress.phase == Phase::Checking && !std::mem::replace(&mut done, true) {
                 let mut bytes = store.content().expect("it is whole before it is read back");
                 bytes[at as usize] ^= 0x11;
-                store.remote.replace(KEY, &bytes).unwrap();
+                store.0.remote.replace(KEY, &bytes).unwrap();
             }
             ControlFlow::Continue(())
         });
@@ -153,7 +143,7 @@ fn cancelled_there_is_no_object_and_nothing_of_it() {
         eventually("no parts", PATIENCE, || (store.held() < MIB).then_some(()));
     }
     // What was there before is still there.
-    store.remote.put_new(KEY, b"another one's").unwrap();
+    store.0.remote.put_new(KEY, b"another one's").unwrap();
     let result = restore_watched(&maker, 0, epoch, &store.to(Format::Raw, true), |at| {
         if at.done.0 < 38 * MIB { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
@@ -166,7 +156,7 @@ fn a_store_that_is_not_there_is_told() {
     let Some(store) = Store::new(object_stores::s3()) else { return };
     let dir = scratch();
     let (maker, epoch) = vault(dir.path());
-    let mut settings = store.server.settings("some/where");
+    let mut settings = store.0.settings();
     settings.limits.retries = 1;
     settings.limits.give_up = Duration::from_secs(2);
     let object = ObjectImage::new(&settings, KEY).unwrap();
@@ -185,7 +175,7 @@ fn the_command_puts_an_object() {
     let dir = scratch();
     let (maker, epoch) = vault(dir.path());
     let file = dir.path().join("store.toml");
-    let table = store.server.table("target", "some/where", dir.path());
+    let table = store.0.server.table("target", "some/where", dir.path());
     fs::write(&file, table.split_once('\n').unwrap().1).unwrap();
     let run = |more: &[&str]| {
         let mut command = Command::new(program("recovery-service"));

@@ -10,18 +10,16 @@ use std::{
 };
 
 use mobility_format::{BlockRange, Epoch};
-use mobility_recovery::{
-    Destination, Format, Objects, PageBlob, Phase, Remote, RemoteSettings, RestoreError,
-};
+use mobility_recovery::{Destination, Format, Objects, PageBlob, Phase, RestoreError};
 use mobility_tests::{
     binary::program,
-    object_stores::{self, ObjectStoreServer},
+    object_stores,
     requirement::Requirement,
     scratch::eventually,
     vault_maker::{Flavour, VaultMaker},
+    watched_store::WatchedStore,
 };
 use reqwest::blocking::Client;
-use tokio::runtime::Runtime;
 
 use crate::support::{image, restore, restore_watched, scratch};
 
@@ -29,27 +27,17 @@ const MIB: u64 = 1 << 20;
 const LENGTH: u64 = 24 * MIB + 512;
 const BLOB: &str = "disks/vda.vhd";
 
-/// A server, and one who looks into it in another way than what is tested.
-struct Azure {
-    server: ObjectStoreServer,
-    remote: Remote,
-    _runtime: Runtime,
-}
+/// A container that a blob is put into.
+struct Azure(WatchedStore);
 
 impl Azure {
     fn start() -> Option<Azure> {
         let server = Requirement::Stores.or_skip(object_stores::azurite())?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let remote = Remote::open(&server.settings("some/where"), runtime.handle().clone()).unwrap();
-        Some(Azure { server, remote, _runtime: runtime })
-    }
-
-    fn settings(&self) -> RemoteSettings {
-        self.server.settings("some/where")
+        Some(Azure(WatchedStore::new(server, "some/where")))
     }
 
     fn blob(&self) -> PageBlob {
-        PageBlob::in_container(&self.settings(), BLOB).unwrap()
+        PageBlob::in_container(&self.0.settings(), BLOB).unwrap()
     }
 
     fn to(&self, replace: bool) -> Destination {
@@ -57,13 +45,12 @@ impl Azure {
     }
 
     fn content(&self) -> Option<Vec<u8>> {
-        self.remote.size(BLOB).unwrap()?;
-        Some(self.remote.read(BLOB, u64::MAX).unwrap())
+        self.0.content(BLOB)
     }
 
     /// Sends what another program would.
     fn send(&self, query: &str, headers: &[(&str, &str)], body: Vec<u8>) {
-        let authority = reqwest::Certificate::from_pem(self.server.authorities().unwrap()).unwrap();
+        let authority = reqwest::Certificate::from_pem(self.0.server.authorities().unwrap()).unwrap();
         let client = Client::builder().tls_certs_only([authority]).no_proxy().build().unwrap();
         let address = format!("{}{query}", self.blob().address().reveal());
         let length = body.len();
@@ -131,7 +118,7 @@ fn a_blob_of_the_right_size_is_filled_and_another_is_not() {
     azure.make(LENGTH);
     [0, 5 * MIB, LENGTH - 512].iter().for_each(|at| azure.put_page(*at, 0x77));
     let address = azure.blob().address().reveal().to_owned();
-    let blob = PageBlob::at(&address).unwrap().trusting(azure.server.authorities().unwrap());
+    let blob = PageBlob::at(&address).unwrap().trusting(azure.0.server.authorities().unwrap());
     restore(&maker, 0, epoch, &Destination::PageBlob { blob, replace: true }).unwrap();
     assert!(azure.content().unwrap() == expected(&maker, epoch, dir.path()));
 }
@@ -184,7 +171,7 @@ fn a_store_that_stands_still_costs_time_only() {
     let Some(azure) = Azure::start() else { return };
     let dir = scratch();
     let (maker, epoch) = vault(dir.path());
-    let mut settings = azure.settings();
+    let mut settings = azure.0.settings();
     settings.limits.request = Duration::from_secs(1);
     let blob = PageBlob::in_container(&settings, BLOB).unwrap();
     std::thread::scope(|scope| {
@@ -194,13 +181,13 @@ fn a_store_that_stands_still_costs_time_only() {
             let () = told.recv().unwrap();
             // Longer than a request may take.
             std::thread::sleep(Duration::from_millis(1500));
-            azure.server.resume();
+            azure.0.server.resume();
         });
         let mut paused = false;
         let to = Destination::PageBlob { blob, replace: false };
         let restored = restore_watched(&maker, 0, epoch, &to, |at| {
             if at.done.0 > 9 * MIB && !std::mem::replace(&mut paused, true) {
-                azure.server.pause();
+                azure.0.server.pause();
                 tell.send(()).unwrap();
             }
             ControlFlow::Continue(())
@@ -219,7 +206,7 @@ fn cancelling_beside_a_store_that_stands_still() {
     let (mut paused, mut asked) = (None, None);
     let result = restore_watched(&maker, 0, epoch, &azure.to(false), |at| {
         if at.done.0 > 9 * MIB && paused.is_none() {
-            azure.server.pause();
+            azure.0.server.pause();
             paused = Some(Instant::now());
         }
         if paused.is_some_and(|since| since.elapsed() > Duration::from_secs(1)) {
@@ -231,7 +218,7 @@ fn cancelling_beside_a_store_that_stands_still() {
     assert!(matches!(result, Err(RestoreError::Cancelled(_))), "{result:?}");
     let took = asked.unwrap().elapsed();
     assert!(took < Duration::from_secs(8), "took {took:?}");
-    azure.server.resume();
+    azure.0.server.resume();
     // What was on its way when it stood still may be done now, in any order.
     eventually("there is no footer", Duration::from_secs(60), || {
         let content = azure.content();
@@ -247,7 +234,7 @@ fn the_command_fills_a_blob_by_its_address() {
     let (maker, epoch) = vault(dir.path());
     let (address, authority) = (dir.path().join("address"), dir.path().join("authority.pem"));
     fs::write(&address, format!("{}\n", azure.blob().address().reveal())).unwrap();
-    fs::write(&authority, azure.server.authorities().unwrap()).unwrap();
+    fs::write(&authority, azure.0.server.authorities().unwrap()).unwrap();
     azure.make(LENGTH);
     let run = |more: &[&str]| {
         let mut command = Command::new(program("recovery-service"));
@@ -270,7 +257,7 @@ fn what_is_no_page_blob_is_refused() {
     let Some(azure) = Azure::start() else { return };
     let dir = scratch();
     let (maker, epoch) = vault(dir.path());
-    azure.remote.put_new(BLOB, b"a block blob").unwrap();
+    azure.0.remote.put_new(BLOB, b"a block blob").unwrap();
     let refused = restore(&maker, 0, epoch, &azure.to(true)).unwrap_err();
     assert!(refused.to_string().contains("no page blob but BlockBlob"), "{refused}");
     assert_eq!(azure.content().unwrap(), b"a block blob");
@@ -283,7 +270,7 @@ fn what_is_no_page_blob_is_refused() {
         assert!(PageBlob::at(bad).is_err(), "{bad}");
     }
     let wrong = format!("{}x", azure.blob().address().reveal());
-    let blob = PageBlob::at(&wrong).unwrap().trusting(azure.server.authorities().unwrap());
+    let blob = PageBlob::at(&wrong).unwrap().trusting(azure.0.server.authorities().unwrap());
     let refused = restore(&maker, 0, epoch, &Destination::PageBlob { blob, replace: true }).unwrap_err();
     let said = format!("{refused} {refused:?}");
     assert!(said.contains("403") && !said.contains("sig="), "{said}");

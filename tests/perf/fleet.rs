@@ -18,7 +18,7 @@ use std::{
 
 use mobility_tests::{
     fleet::{Fleet, Habits, Place, Spread},
-    load_postgresql::{Programs, Server, give_to_server},
+    load_postgresql::{Programs, Server},
     object_stores::free_port,
     service_process::ServiceProcess,
 };
@@ -116,7 +116,7 @@ impl Rig {
     fn on_postgresql(parent: &Path, programs: &Programs, most: usize) -> Rig {
         let dir = tempfile::Builder::new().prefix("mobility-fleet-").tempdir_in(parent).unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let server = start_database(programs, dir.path());
+        let server = Server::fresh(programs, dir.path());
         let ports: Vec<u16> = (0..most).map(|_| free_port()).collect();
         let instance = |number: usize| {
             // Each names itself first: grants for a directory lead to the first address.
@@ -175,19 +175,6 @@ impl Rig {
     fn transactions(&self) -> Option<u64> {
         self.running().map(|instance| instance.figure("recovery_service_transactions_total")).sum()
     }
-}
-
-fn start_database(programs: &Programs, dir: &Path) -> Server {
-    let (place, sockets) = (dir.join("database"), dir.join("sockets"));
-    for made in [&place, &sockets] {
-        fs::create_dir(made).unwrap();
-        give_to_server(made);
-    }
-    let data = place.join("data");
-    programs.init(&data, None);
-    fs::write(data.join("pg_hba.conf"), "local all all trust\n").unwrap();
-    let log = dir.join("database.log");
-    Server::start(programs, &data, &sockets, &log, &[]).unwrap_or_else(|said| panic!("{said}"))
 }
 
 fn status(pid: u32, name: &str) -> u64 {

@@ -16,8 +16,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use mobility_format::{BlockRange, Digest, DiskId, Epoch, control::Inventory};
 use mobility_recovery::{
-    AzureCredentials, Catalog, Objects, Progress, Remote, RemoteAccount, RestoreError, Restored,
-    restore_disk,
+    AzureCredentials, Catalog, Objects, Progress, RemoteAccount, RestoreError, Restored, restore_disk,
     service::{
         provider::{Disk, Provider, Seen, Spec, Target},
         providers,
@@ -30,11 +29,11 @@ use mobility_tests::{
     requirement::Requirement,
     scratch::{eventually, try_run},
     vault_maker::{Flavour, VaultMaker},
+    watched_store::WatchedStore,
 };
 use ring::hmac;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 use crate::libvirtd::{self, Libvirtd};
 
@@ -63,28 +62,13 @@ impl Kind {
     }
 }
 
-/// A store, and one who looks into it in another way than what is tested.
-pub(crate) struct Store {
-    pub(crate) server: ObjectStoreServer,
-    pub(crate) remote: Remote,
-    _runtime: Runtime,
-}
-
-impl Store {
-    fn new(server: ObjectStoreServer) -> Store {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let remote = Remote::open(&server.settings("dr/disks"), runtime.handle().clone()).unwrap();
-        Store { server, remote, _runtime: runtime }
-    }
-}
-
 /// A place, and a machine with two points.
 pub(crate) struct World {
     pub(crate) kind: Kind,
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) maker: VaultMaker,
     pub(crate) epochs: [Epoch; 2],
-    pub(crate) store: Option<Store>,
+    pub(crate) store: Option<WatchedStore>,
     pub(crate) libvirt: Option<Libvirtd>,
     pub(crate) dir: TempDir,
 }
@@ -106,7 +90,7 @@ impl World {
             Kind::Objects => {
                 let server = Requirement::Stores.or_skip(s3())?;
                 let table = objects_table(&server, dir.path());
-                store = Some(Store::new(server));
+                store = Some(WatchedStore::new(server, "dr/disks"));
                 table
             }
             Kind::Libvirt => {
@@ -119,7 +103,7 @@ impl World {
             Kind::AzureByKey | Kind::AzureBySignature => {
                 let server = Requirement::Stores.or_skip(azurite())?;
                 let table = azure_table(&server, kind, "rcwdl", dir.path());
-                store = Some(Store::new(server));
+                store = Some(WatchedStore::new(server, "dr/disks"));
                 table
             }
         };

@@ -21,7 +21,6 @@ use tempfile::TempDir;
 use crate::{
     agent::Agent,
     database::Database,
-    failover::images_are,
     plan_site::{Site, group, plan, script, step},
     rig::{Rig, wait_for},
 };
@@ -98,11 +97,7 @@ impl Instances {
     #[track_caller]
     fn is_ready(&self, run: &str, machines: &[(Agent, Vec<Vec<u8>>)], before: usize) {
         let report = self.desk.rests(run, "ready");
-        self.desk.is_whole(&report);
-        for (agent, held) in machines {
-            images_are(&self.desk.failover(&report, agent), agent, held);
-            assert_eq!(self.desk.failovers(agent), before + 1, "it was failed over twice");
-        }
+        self.desk.are_failed_over(&report, machines, before + 1);
     }
 }
 

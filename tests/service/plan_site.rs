@@ -18,6 +18,7 @@ use crate::{
     agent::Agent,
     commits::taken_in,
     database::Strikes,
+    failover::images_are,
     rig::{Rig, wait_for},
 };
 
@@ -163,6 +164,16 @@ impl Site {
         }
         let measured = ["rto_ms", "rpo_ms", "spread_ms"].iter().all(|name| report[name].as_i64().is_some());
         assert!(measured && !report["ready"].is_null(), "{report:#}");
+    }
+
+    /// Demands that a run has come to its end, and that each machine was failed over to what it held, so often in all.
+    #[track_caller]
+    pub(crate) fn are_failed_over(&self, report: &Value, machines: &[(Agent, Vec<Vec<u8>>)], times: usize) {
+        self.is_whole(report);
+        for (agent, held) in machines {
+            images_are(&self.failover(report, agent), agent, held);
+            assert_eq!(self.failovers(agent), times, "it was failed over twice");
+        }
     }
 
     /// Demands that nothing of runs and their failovers is left: at the place, of what programs were given, of programs.

@@ -6,12 +6,11 @@
 use std::fs;
 
 use mobility_tests::dice::Dice;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     agent::Agent,
     database::Strikes,
-    failover::images_are,
     plan_site::{Site, contains, group, millis, plan, script, site},
 };
 
@@ -41,18 +40,13 @@ fn killed_after_every_step_it_comes_to_its_end() {
     let machines = shop(&site);
     let strikes = Strikes::at(&mut site.rig, "plan_runs");
     let mut run = String::new();
-    let [mut before, mut after] = [Value::Null, Value::Null];
     site.struck(&strikes, 0..3, |site| run = begin(site, &["--kind", "unplanned"]));
     site.rests(&run, "waiting");
     assert_eq!(site.failovers(&machines[1].0), 0, "nobody has confirmed anything");
     site.struck(&strikes, 3..6, |site| drop(site.rig.admin(&["plan", "confirm", &run])));
     let report = site.rests(&run, "ready");
-    site.is_whole(&report);
-    for (agent, held) in &machines {
-        images_are(&site.failover(&report, agent), agent, held);
-        assert_eq!(site.failovers(agent), 1, "it was failed over twice");
-        (before, after) = (after, site.failover(&report, agent));
-    }
+    site.are_failed_over(&report, &machines, 1);
+    let [before, after] = machines.each_ref().map(|(agent, _)| site.failover(&report, agent));
     let close = report["steps"].as_array().unwrap().last().unwrap();
     let order =
         [&before["steps"].as_array().unwrap().last().unwrap()["ended"], &after["asked"], &close["ended"]];
@@ -81,11 +75,7 @@ fn a_failover_that_was_begun_and_not_noted_is_the_runs_own() {
     strikes.struck(|| run = begin(&site, &["--kind", "test"]));
     strikes.kill(&mut site.rig);
     let report = site.rests(&run, "ready");
-    site.is_whole(&report);
-    for (agent, held) in &machines {
-        images_are(&site.failover(&report, agent), agent, held);
-        assert_eq!(site.failovers(agent), 1, "it was failed over twice");
-    }
+    site.are_failed_over(&report, &machines, 1);
     site.act(&run, "cancel", "cancelled");
     site.is_clean();
 }

@@ -19,3 +19,4 @@ pub mod scratch;
 pub mod service_manager;
 pub mod service_process;
 pub mod vault_maker;
+pub mod watched_store;

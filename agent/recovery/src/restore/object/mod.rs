@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Remote, RemoteLimits, RemoteSettings,
     service::network,
-    storage::{Objects, StorageError},
+    storage::{Objects, OpenObject, Reading, StorageError},
 };
 use upload::{Step, Upload};
 
@@ -145,7 +145,8 @@ impl Medium for Parts {
     }
 
     fn stored(&self) -> Result<Arc<dyn Stored>, RestoreError> {
-        Ok(Arc::new(StoredObject { remote: self.remote.clone(), key: self.key.clone(), length: self.length }))
+        let object = self.remote.open(&self.key, Reading::Ranges)?;
+        Ok(Arc::new(StoredObject { object, place: self.remote.place(&self.key), length: self.length }))
     }
 
     fn publish(self: Box<Self>) -> Result<(), RestoreError> {
@@ -162,14 +163,14 @@ impl Medium for Parts {
 
 /// An object being read.
 struct StoredObject {
-    remote: Remote,
-    key: String,
+    object: OpenObject,
+    place: PathBuf,
     length: u64,
 }
 
 impl Stored for StoredObject {
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<(), StorageError> {
-        self.remote.read_at(&self.key, at, buf)
+        self.object.read_at(at, buf).map_err(|err| StorageError::new("read", &self.place, err))
     }
 
     fn next_data(&self, at: u64) -> Result<Option<u64>, StorageError> {

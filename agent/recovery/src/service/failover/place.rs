@@ -77,6 +77,11 @@ pub(crate) struct HostTable {
 }
 
 impl HostTable {
+    /// What is done about disks that would not start, and whether that is by emulation.
+    fn mending(&self) -> (Mend, bool) {
+        (self.mend.unwrap_or(Mend::Yes), self.acceleration == Acceleration::Tcg)
+    }
+
     fn host(&self) -> Result<Host, String> {
         let within = |key: &str, given: Option<u64>, default: u64, most: u64| match given.unwrap_or(default) {
             value if (1..=most).contains(&value) => Ok(value),
@@ -135,8 +140,12 @@ impl HostTable {
     }
 }
 
+fn format_of(said: Option<&str>) -> Result<Format, String> {
+    said.map_or(Ok(Format::default()), str::parse)
+}
+
 fn images(directory: &Path, format: Option<&str>) -> Result<Images, String> {
-    let format = format.map_or(Ok(Format::default()), str::parse)?;
+    let format = format_of(format)?;
     match directory.is_absolute() {
         true => Ok(Images::new(directory.to_owned(), format)),
         false => Err("directory has to begin with a slash".to_owned()),
@@ -221,17 +230,17 @@ pub(crate) fn place(name: &str, table: Table) -> Result<Place, ConfigError> {
             (of_kind(PlaceKind::Images), provider, mend.unwrap_or(Mend::No), false)
         }
         Table::Qemu(table) => {
-            let (mend, emulated) = (table.mend.unwrap_or(Mend::Yes), table.acceleration == Acceleration::Tcg);
+            let (mend, emulated) = table.mending();
             (of_kind(PlaceKind::Qemu), Arc::new(table.qemu().map_err(bad)?), mend, emulated)
         }
         Table::Libvirt(table) => {
-            let (mend, emulated) = (table.mend.unwrap_or(Mend::Yes), table.acceleration == Acceleration::Tcg);
+            let (mend, emulated) = table.mending();
             let (provider, network) = table.libvirt().map_err(bad)?;
             let settings = target::Place { network, ..of_kind(PlaceKind::Libvirt) };
             (settings, Arc::new(provider), mend, emulated)
         }
         Table::Objects { format, store } => {
-            let format = format.map_or(Ok(Format::default()), |format| format.parse().map_err(bad))?;
+            let format = format_of(format.as_deref()).map_err(bad)?;
             if format == Format::Qcow2 {
                 return Err(bad("an object is 'raw' or 'vhd'".to_owned()));
             }

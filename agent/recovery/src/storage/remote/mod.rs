@@ -110,19 +110,6 @@ impl Remote {
         Ok(WriteMultipart::new_with_chunk_size(upload, part))
     }
 
-    /// Reads exactly so many bytes of an object, from `at` on.
-    pub(crate) fn read_at(&self, key: &str, at: u64, buf: &mut [u8]) -> Result<(), StorageError> {
-        let location = self.location(key);
-        let read = self.runtime.block_on(self.store.get_range(&location, at..at + buf.len() as u64));
-        let bytes = read.map_err(|err| self.failed("read", key, &err))?;
-        if bytes.len() != buf.len() {
-            let source = io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it was");
-            return Err(StorageError::new("read", &self.place(key), source));
-        }
-        buf.copy_from_slice(&bytes);
-        Ok(())
-    }
-
     fn key_of(&self, location: &Location) -> Option<String> {
         let parts = location.prefix_match(&self.prefix)?;
         Some(parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"))

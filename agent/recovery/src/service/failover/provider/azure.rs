@@ -5,13 +5,14 @@
 //! failover's id, by which it is found again. Deliberately not here: what is in a template (`crate::azure`), and asking Azure what
 //! became of it.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io};
 
 use mobility_format::ByteCount;
 
 use super::{
-    Disk, Failure, Outcome, Provider, Seen, Spec,
+    Disk, Failure, Outcome, Provider, SETTINGS, Seen, Spec,
     images::{Images, failed},
+    usable,
 };
 use crate::{
     Destination, Objects, PageBlob, Remote, RemoteAccount, RemoteSettings, StorageError, StorageErrorKind,
@@ -146,9 +147,8 @@ impl Azure {
 
 /// What was said of the machine, as it is in this failover; what of it Azure would refuse.
 fn settings(spec: &Spec, container: &RemoteSettings) -> Outcome<Settings> {
-    let hint = "`machine target set` sets what is named, and `failover resume` goes on";
     let Some(target) = &spec.target else {
-        return Err(Failure::new("nothing is known of the machine's target settings", hint));
+        return Err(Failure::new("nothing is known of the machine's target settings", SETTINGS));
     };
     let mut problems = target.blocking();
     let mut settings = target.settings.clone();
@@ -163,10 +163,7 @@ fn settings(spec: &Spec, container: &RemoteSettings) -> Outcome<Settings> {
         problems
             .push(format!("target_storage_account: disks are brought to {account}, the place's: clear it"));
     }
-    if !problems.is_empty() {
-        let problem = format!("the machine's target settings cannot be used: {}", problems.join("; "));
-        return Err(Failure::new(problem, hint));
-    }
+    usable(&problems)?;
     tags.insert(TAG.to_owned(), spec.failover.clone());
     settings.tags.value = Some(tags);
     if spec.isolated {
@@ -240,10 +237,6 @@ impl Provider for Azure {
 
     fn look(&self, failover: &str) -> Outcome<Seen> {
         Ok(self.how(failover)?.map_or(Seen::Off, Seen::ByHand))
-    }
-
-    fn boot_limit(&self) -> Duration {
-        Duration::ZERO
     }
 
     fn stop(&self, _: &str) -> Outcome<String> {

@@ -1,11 +1,10 @@
 //! Disks as image files in a directory, for machines that somebody else makes of them.
 //!
-//! Deliberately not here: machines. What is asked about them is answered by saying so.
+//! Deliberately not here: machines. What is asked about them is answered as where somebody else makes them.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use mobility_format::ByteCount;
@@ -95,24 +94,12 @@ impl Provider for Images {
         Ok(format!("{} images are in {}", spec.disks.len(), self.of(&spec.failover).display()))
     }
 
-    fn start(&self, _: &str) -> Outcome<String> {
-        Ok("nothing is started here".to_owned())
-    }
-
     fn look(&self, failover: &str) -> Outcome<Seen> {
         let directory = self.of(failover);
         Ok(match directory.is_dir() {
             true => Seen::ByHand(format!("make a machine of the images in {}", directory.display())),
             false => Seen::Off,
         })
-    }
-
-    fn boot_limit(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn stop(&self, _: &str) -> Outcome<String> {
-        Ok("nothing was started here".to_owned())
     }
 
     fn remove(&self, failover: &str) -> Outcome<String> {

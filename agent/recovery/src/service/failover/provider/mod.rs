@@ -71,6 +71,20 @@ impl Target {
     }
 }
 
+/// What to do about settings that keep a machine from being made.
+const SETTINGS: &str = "`machine target set` sets what is named, and `failover resume` goes on";
+
+/// Demands that nothing keeps target settings from being used.
+fn usable(problems: &[String]) -> Outcome<()> {
+    match problems {
+        [] => Ok(()),
+        some => {
+            let problem = format!("the machine's target settings cannot be used: {}", some.join("; "));
+            Err(Failure::new(problem, SETTINGS))
+        }
+    }
+}
+
 /// A disk of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
@@ -156,11 +170,13 @@ pub trait Provider: Send + Sync {
     /// When that cannot be.
     fn make(&self, spec: &Spec) -> Outcome<String>;
 
-    /// Switches it on. One that is on stays on.
+    /// Switches it on. One that is on stays on. Somebody else does where nothing is said of it.
     ///
     /// # Errors
     /// When that cannot be.
-    fn start(&self, failover: &str) -> Outcome<String>;
+    fn start(&self, _failover: &str) -> Outcome<String> {
+        Ok("nothing is started here".to_owned())
+    }
 
     /// How it is.
     ///
@@ -168,14 +184,18 @@ pub trait Provider: Send + Sync {
     /// When that cannot be found out.
     fn look(&self, failover: &str) -> Outcome<Seen>;
 
-    /// For how long to wait until it is up.
-    fn boot_limit(&self) -> Duration;
+    /// For how long to wait until it is up; not at all where somebody else starts it.
+    fn boot_limit(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Switches it off, if it is on, without asking it: what it would still write is going to be removed.
     ///
     /// # Errors
     /// When it stays on.
-    fn stop(&self, failover: &str) -> Outcome<String>;
+    fn stop(&self, _failover: &str) -> Outcome<String> {
+        Ok("nothing was started here".to_owned())
+    }
 
     /// Removes it and all that was made for it, as far as that is there.
     ///

@@ -1,8 +1,6 @@
 //! Disks as objects in an object store, for machines that somebody else makes of them: what a cloud's import takes.
 //!
-//! Deliberately not here: machines. What is asked about them is answered by saying so.
-
-use std::time::Duration;
+//! Deliberately not here: machines. What is asked about them is answered as where somebody else makes them.
 
 use super::{Disk, Failure, Outcome, Provider, Seen, Spec};
 use crate::{
@@ -62,10 +60,6 @@ impl Provider for Objects {
         Ok(format!("{} objects are in {}", spec.disks.len(), self.place(&spec.failover)))
     }
 
-    fn start(&self, _: &str) -> Outcome<String> {
-        Ok("nothing is started here".to_owned())
-    }
-
     fn look(&self, failover: &str) -> Outcome<Seen> {
         let mut found = false;
         self.with(|store| store.list(failover, &mut |_| found = true))?;
@@ -73,14 +67,6 @@ impl Provider for Objects {
             true => Seen::ByHand(format!("make a machine of the objects in {}", self.place(failover))),
             false => Seen::Off,
         })
-    }
-
-    fn boot_limit(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn stop(&self, _: &str) -> Outcome<String> {
-        Ok("nothing was started here".to_owned())
     }
 
     fn remove(&self, failover: &str) -> Outcome<String> {

@@ -22,6 +22,7 @@ use super::{
     host::{Acceleration, CONSOLE, Host},
     identity::{self, uuid},
     images::failed,
+    usable,
 };
 use crate::{Destination, target::NetworkName};
 
@@ -286,14 +287,7 @@ fn closed(directory: &Path) -> Option<&Path> {
 
 impl Provider for Libvirt {
     fn check(&self, spec: &Spec) -> Outcome<String> {
-        let blocking = spec.target.as_ref().map(super::Target::blocking).unwrap_or_default();
-        if !blocking.is_empty() {
-            let problem = format!("the machine's target settings cannot be used: {}", blocking.join("; "));
-            return Err(Failure::new(
-                problem,
-                "`machine target set` sets what is named, and `failover resume` goes on",
-            ));
-        }
+        usable(&spec.target.as_ref().map(super::Target::blocking).unwrap_or_default())?;
         let versions = self.versions()?;
         self.check_machine(spec)?;
         let networks = self.check_networks(spec)?;
