@@ -130,6 +130,31 @@ fn an_agent_that_is_killed_while_it_stops_the_machine_does_it_again_and_one_that
 }
 
 #[test]
+fn an_agent_that_is_killed_before_the_machine_is_off_switches_it_off_again() {
+    let manager = StandIn::new();
+    let rig = Rig::new(manager.path(), "");
+    let agent = rig.protected();
+    let id = rig.begin();
+    let last = rig.rests(&id, "ready")["source"]["last"]["epoch"].as_u64();
+    let switched_off = || manager.times_asked("StartUnit", "poweroff.target");
+    eventually("the machine to be switched off", SOON, || (switched_off() == 1).then_some(()));
+    // The service has taken it for switched off, and holds its identity.
+    agent.kill();
+    let agent = rig.setup.start();
+    eventually("the machine to be switched off again", SOON, || (switched_off() == 2).then_some(()));
+    rig.service.admin(&["failover", "cancel", &id]);
+    rig.rests(&id, "cancelled");
+    eventually("what was stopped to be started again", SOON, || {
+        manager.was_asked("StartUnit", "default.target").then_some(())
+    });
+    // Points are made again: it goes on as the machine that it was.
+    eventually("a point after the last one", SOON, || (rig.newest() > last).then_some(()));
+    agent.terminate();
+    assert_eq!(switched_off(), 2, "a machine that goes on was switched off");
+    rig.setup.newest_point_equals(&rig.scratch, &[&rig.image]);
+}
+
+#[test]
 fn a_machine_that_may_not_or_cannot_be_stopped_says_why() {
     let manager = StandIn::new();
     let rig = Rig::new(manager.path(), "allow = false\n");

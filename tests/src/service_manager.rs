@@ -95,8 +95,14 @@ impl StandIn {
     /// Whether it was asked this, with this among the values.
     #[must_use]
     pub fn was_asked(&self, method: &str, value: &str) -> bool {
+        self.times_asked(method, value) > 0
+    }
+
+    /// How often it was asked this, with this among the values.
+    #[must_use]
+    pub fn times_asked(&self, method: &str, value: &str) -> usize {
         let has = |values: &[u8]| values.windows(value.len()).any(|part| part == value.as_bytes());
-        self.asked().iter().any(|(asked, values)| asked == method && has(values))
+        self.asked().iter().filter(|(asked, values)| asked == method && has(values)).count()
     }
 }
 

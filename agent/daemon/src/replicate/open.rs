@@ -20,11 +20,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::{
     Message,
     disk::{chosen_by, inspect_all},
+    halt::{Halt, Unbegun},
     orders::Link,
     start::{head_file, remembered_head},
     store::{Newest, ServiceStore, Store, VaultStore},
 };
 use crate::{
+    clock,
     config::Settings,
     exit::Failure,
     identity::Identity,
@@ -88,7 +90,11 @@ fn open_service(
     // Nobody who waits for the agent shall wait for a network: a boot, an upgrade of the package.
     let mut systemd = Systemd::new();
     systemd.ready();
-    let (store, newest) = patiently(&mut systemd, || ServiceStore::open(&service, claim))?;
+    let mut halted = Unbegun::new(Halt::file(runtime_dir, machine), &settings.stop);
+    let (store, newest) = patiently(&mut systemd, || {
+        let opened = ServiceStore::open(&service, claim);
+        opened.inspect_err(|fault| halted.look(&service, fault, clock::wall()))
+    })?;
     let Some(policy) = service.remembered_policy() else {
         return Err(Failure::State("the service gave no policy".to_owned()).into());
     };

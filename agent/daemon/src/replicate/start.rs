@@ -87,7 +87,7 @@ pub(crate) fn start(
     let (disks, starts) = open_disks(inspected, &opening, head.as_ref(), trusted)?;
     let seed = u64::from_le_bytes(identity::random()?);
     let epoch = head.as_ref().map_or(Epoch(0), |head| head.epoch);
-    let halt = Halt::load(runtime_dir.join(format!("{machine}.halt")));
+    let halt = Halt::load(Halt::file(runtime_dir, machine));
     let limits =
         link.as_ref().map_or(settings.limits, |link| orders::with_policy(settings.limits, link.policy()));
     // Nothing was committed yet where there is no head, whatever generation the service has reached.

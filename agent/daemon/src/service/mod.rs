@@ -290,6 +290,16 @@ impl Service {
         self.connection.finished(id, result);
     }
 
+    /// Says what came of a command of which an earlier run may have said it, whether or not this run may begin.
+    ///
+    /// # Errors
+    /// [`ServiceFaultKind::Refused`] where the command was withdrawn.
+    pub(crate) fn say_again(&self, id: CommandId, result: &CommandResult) -> Result<(), ServiceFault> {
+        let ask = Ask::post(&format!("commands/{id}"), result)?;
+        // Not by `call`: who is fenced has this left to say.
+        self.connection.client.ask(&ask).map(drop)
+    }
+
     /// Ends all waits and requests at once: calls return [`ServiceFaultKind::Stopped`]. For the end of the agent.
     pub(crate) fn stop(&self) {
         self.connection.client.stop();
