@@ -1,5 +1,5 @@
-//! Failover where the place runs out of room or is taken away, and where target storage goes in the middle of it: it says so, goes on
-//! where it was, and no disk is wrong.
+//! Failovers and plan runs where the place runs out of room or is taken away, and where target storage goes in the middle of it: it
+//! says so, goes on where it was, and no disk is wrong.
 //!
 //! Deliberately not here: segments that are damaged (`failover`), and stores in a network (`stores`).
 
@@ -10,14 +10,15 @@ use std::{
     time::Instant,
 };
 
-use mobility_format::DiskId;
+use mobility_format::{BLOCK_SIZE, DiskId};
 use mobility_tests::scratch::{Mounted, root_with};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     agent::Agent,
     commits::{ready, taken_in},
     failover::{Failover, begin, images_are, place, rig},
+    plan_site::{contains, group, plan, site},
     rig::{PATIENCE, Rig},
 };
 
@@ -86,6 +87,34 @@ fn root_a_place_without_room_goes_on_when_there_is_some() {
     over.act(&["cancel"], "cancelled");
     assert!(is_empty(&place));
     agent.try_heartbeat().unwrap();
+}
+
+#[test]
+fn root_a_plan_run_whose_place_is_full_goes_on_when_there_is_room() {
+    let Some(()) = root_with(&["mount"]) else { return };
+    let site = site("");
+    let machines = [site.machine(1, 8), site.machine(2, 8)];
+    let [(first, held), (second, _)] = &machines;
+    let room = |(_, held): &(Agent, Vec<Vec<u8>>)| -> u64 {
+        let blocks = held.iter().flat_map(|disk| disk.chunks(BLOCK_SIZE));
+        blocks.filter(|block| block.iter().any(|&byte| byte != 0)).count() as u64 * BLOCK_SIZE as u64
+    };
+    // All of the first one, and half of the second.
+    let enough = room(&machines[0]) + room(&machines[1]) / 2;
+    let small = Mounted::in_memory(place(site.rig.data().parent().unwrap()), enough);
+    let nothing = json!([]);
+    site.set(&plan(&[group(&[first], &nothing, &nothing), group(&[second], &nothing, &nothing)]));
+    let run = site.run(&["--kind", "unplanned"]);
+    let report = site.rests(&run, "failed");
+    contains(&report["hint"], "make room");
+    let failed = site.failover(&report, second);
+    assert!(failed["log"].to_string().contains("No space left on device"), "{failed:#}");
+    images_are(&site.failover(&report, first), first, held);
+    site.act(&run, "resume", "failed");
+    small.remount("size=64m");
+    site.are_failed_over(&site.act(&run, "resume", "ready"), &machines, 1);
+    site.act(&run, "cancel", "cancelled");
+    site.is_clean();
 }
 
 /// Waits for the first image of a failover, and takes a directory away at that moment.

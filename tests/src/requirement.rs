@@ -60,14 +60,19 @@ impl Requirement {
         };
         let variable = self.variable();
         assert!(env::var(variable).as_deref() != Ok("1"), "{variable}=1, but {lack}");
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        let line = format!("SKIPPED {test}: {lack}\n");
-        // Not by a macro: those are captured, and nobody reads the output of a test that passes.
-        let _ = io::stderr().write_all(line.as_bytes());
-        if let Ok(path) = env::var("MOBILITY_SKIPPED") {
-            let appended = OpenOptions::new().create(true).append(true).open(path);
-            let _ = appended.and_then(|mut file| file.write_all(line.as_bytes()));
-        }
+        skipped(&lack);
         None
+    }
+}
+
+/// Says loudly that the calling test does not run, and why.
+pub fn skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let line = format!("SKIPPED {test}: {why}\n");
+    // Not by a macro: those are captured, and nobody reads the output of a test that passes.
+    let _ = io::stderr().write_all(line.as_bytes());
+    if let Ok(path) = env::var("MOBILITY_SKIPPED") {
+        let appended = OpenOptions::new().create(true).append(true).open(path);
+        let _ = appended.and_then(|mut file| file.write_all(line.as_bytes()));
     }
 }
