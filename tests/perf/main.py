@@ -32,6 +32,7 @@ class Bench:
         self.runs = args.runs or (1 if args.quick else 3)
         self.pairs = 1 if args.quick else max(5, self.runs)
         self.fio_seconds = 1 if args.quick else 8
+        self.minute_seconds = 2 if args.quick else 60
         self.idle_seconds = 5 if args.quick else 60
         self.scratch = machine.scratch(args.dir)
         self.image = os.path.join(self.scratch, "disk.img")

@@ -91,7 +91,8 @@ def protect(bench, service, device):
                     token, "--state-dir", state], check=True, stdout=subprocess.DEVNULL)
     with open(os.path.join(bench.scratch, "agent.log"), "wb") as log:
         process = subprocess.Popen([agent, "run", "--state-dir", state, "--disk", device, "--runtime-dir",
-                                    os.path.join(bench.scratch, "run")], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                                    os.path.join(bench.scratch, "run")], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   preexec_fn=bench.on_the_machine)
     machine.undo(forget, service)
     machine.undo(end, process)
     return process
@@ -108,7 +109,8 @@ def churn(bench, device):
                "--iodepth=4", "--norandommap", "--randseed=7", f"--rate={bench.rate * 1000000}", "--rate_process=linear",
                "--time_based", f"--runtime={bench.seconds + 600}", f"--size={DISK_MIB}M", "--refill_buffers",
                "--buffer_compress_percentage=50", "--output-format=json"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+                               preexec_fn=bench.on_the_machine)
     machine.undo(end, process)
     return process
 
@@ -163,6 +165,16 @@ def look(service, seconds, processes):
     return looks, seen
 
 
+def apart():
+    """Keeps this process and what it starts, the service with its failovers, on the last processor. Returns what has a child run on the
+    others, as on another host."""
+    processors = sorted(os.sched_getaffinity(0))
+    if len(processors) < 2:
+        raise RuntimeError("--apart needs two processors")
+    os.sched_setaffinity(0, processors[-1:])
+    return lambda: os.sched_setaffinity(0, processors[:-1])
+
+
 def percentile(values, percent):
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
@@ -196,6 +208,7 @@ def main():
     parser.add_argument("--interval", type=int)
     parser.add_argument("--failovers", action="store_true")
     parser.add_argument("--shelf", metavar="DIR")
+    parser.add_argument("--apart", metavar="DIR")
     parser.add_argument("--dir", default="/var/tmp")
     parser.add_argument("--bin", required=True)
     bench = parser.parse_args()
@@ -203,12 +216,14 @@ def main():
     bench.rate = bench.rate or (4 if bench.quick else 20)
     bench.interval = bench.interval or (2 if bench.quick else 5)
     bench.bin = os.path.abspath(bench.bin)
+    bench.on_the_machine = apart() if bench.apart else None
     bench.scratch = machine.scratch(bench.dir)
     path = os.path.join(bench.scratch, "disk.img")
     with open(path, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, DISK_MIB << 20)
     device = machine.loop(path)
-    service = Service(bench.bin, bench.scratch, machine.scratch(bench.shelf or bench.scratch))
+    theirs = machine.scratch(bench.apart) if bench.apart else bench.scratch
+    service = Service(bench.bin, theirs, machine.scratch(bench.shelf or theirs))
     service.admin("policy", "set", "default", "--interval", str(bench.interval))
     agent = protect(bench, service, device)
     running = [service.process, agent]
