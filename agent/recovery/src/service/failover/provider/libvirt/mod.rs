@@ -2,9 +2,11 @@
 //!
 //! A machine is a domain whose UUID is made of the failover's id, and a directory with its images, its console and what libvirt was
 //! told. A test has a libvirt network of its own. Libvirt is asked by its program, as an administrator would ask it. Deliberately not
-//! here: running that (`virsh`), and what a domain and a network are (`domain`).
+//! here: running that (`virsh`), what a domain and a network are (`domain`), which networks a machine gets to (`network`).
 
 mod domain;
+mod network;
+mod state;
 mod virsh;
 mod xml;
 
@@ -16,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use self::{domain::Link, virsh::Virsh};
+use self::{domain::Link, state::State, virsh::Virsh};
 use super::{
     Disk, Failure, Outcome, Provider, Seen, Spec,
     host::{Acceleration, CONSOLE, Host},
@@ -26,9 +28,8 @@ use super::{
 };
 use crate::{Destination, target::NetworkName};
 
-/// What libvirt was told. The first is written before it is told anything.
+/// What libvirt was told of the machine, written before it is told anything.
 const DOMAIN: &str = "domain.xml";
-const NETWORK: &str = "network.xml";
 /// Who may get at what in a machine's directory: QEMU's user passes through it to the images that libvirt gives to it.
 const PASSABLE: u32 = 0o711;
 /// The console's: libvirt's log daemon writes it as root.
@@ -47,16 +48,6 @@ pub(crate) struct Libvirt {
     autostart: bool,
 }
 
-/// How libvirt has a machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
-    Absent,
-    Off,
-    On,
-    /// It is on, and goes on no more; why.
-    Halted(String),
-}
-
 impl Libvirt {
     /// A host whose libvirt is reached by `uri`.
     pub(crate) fn new(host: Host, uri: String, network: Option<NetworkName>, autostart: bool) -> Libvirt {
@@ -72,36 +63,10 @@ impl Libvirt {
         Libvirt::is_session(&self.virsh.uri)
     }
 
-    /// What a card is connected to for which this network is named.
-    fn link(&self, isolated: bool, named: Option<&NetworkName>) -> Link {
-        match (isolated, named.or(self.network.as_ref())) {
-            (true, _) if self.is_of_user() => Link::Nothing,
-            (true, _) => Link::Own,
-            (false, Some(network)) => Link::Network(network.clone()),
-            (false, None) => Link::User,
-        }
-    }
-
-    /// The networks of libvirt's that the machine's cards get to.
-    fn networks(&self, spec: &Spec) -> Vec<NetworkName> {
-        let links = identity::cards(spec)
-            .into_iter()
-            .map(|(card, _)| self.link(spec.isolated, card.network.as_ref()));
-        let mut networks: Vec<NetworkName> = links
-            .filter_map(|link| match link {
-                Link::Network(network) => Some(network),
-                _ => None,
-            })
-            .collect();
-        networks.sort();
-        networks.dedup();
-        networks
-    }
-
     fn state(&self, failover: &str) -> Outcome<State> {
         let uuid = uuid(failover);
         let failure = match self.virsh.ask(&["domstate", &uuid, "--reason"]) {
-            Ok(state) => return Ok(understood(state.trim())),
+            Ok(state) => return Ok(State::understood(state.trim())),
             Err(failure) => failure,
         };
         match self.listed(failover, &["list", "--all", "--uuid"], &uuid)? {
@@ -117,12 +82,6 @@ impl Libvirt {
             Err(_) if !self.host.file(failover, DOMAIN).exists() => Ok(false),
             Err(failure) => Err(failure),
         }
-    }
-
-    fn networks_that_are(&self, how: &[&str]) -> Outcome<Vec<String>> {
-        let words: Vec<&str> = ["net-list", "--name"].iter().chain(how).copied().collect();
-        let listed = self.virsh.ask(&words)?;
-        Ok(listed.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
 
     /// What libvirt and QEMU there are.
@@ -150,56 +109,6 @@ impl Libvirt {
         Ok(())
     }
 
-    /// That the networks are there and active that the machine gets to.
-    fn check_networks(&self, spec: &Spec) -> Outcome<String> {
-        if spec.isolated && self.is_of_user() {
-            return Ok("the test's network cards are connected to nothing".to_owned());
-        }
-        let (all, active) = (self.networks_that_are(&["--all"])?, self.networks_that_are(&[])?);
-        let wanted = self.networks(spec);
-        for network in &wanted {
-            let name = network.network();
-            if !all.iter().any(|known| known == name) {
-                let known = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
-                return Err(Failure::new(
-                    format!("libvirt has no network '{name}' at {}", self.virsh.uri),
-                    format!(
-                        "it has: {known}. Define it (virsh net-define), or name one of these (`machine target set`, `network map`, or the place's network); and resume"
-                    ),
-                ));
-            }
-            if !active.iter().any(|known| known == name) {
-                return Err(Failure::new(
-                    format!("libvirt's network '{name}' is not active"),
-                    format!("virsh -c '{}' net-start {name}; and resume", self.virsh.uri),
-                ));
-            }
-            self.check_group(network)?;
-        }
-        let names: Vec<&str> = wanted.iter().map(NetworkName::as_str).collect();
-        Ok(match (spec.isolated, names.is_empty()) {
-            (true, _) => "the test gets a network of its own".to_owned(),
-            (false, true) => "the machine gets QEMU's own network".to_owned(),
-            (false, false) => format!("on {}", names.join(", ")),
-        })
-    }
-
-    /// Libvirt would take the network's default for a group of ports that it does not know.
-    fn check_group(&self, network: &NetworkName) -> Outcome<()> {
-        let Some(group) = network.subnet() else { return Ok(()) };
-        let described = self.virsh.ask(&["net-dumpxml", network.network()])?;
-        match ['\'', '"']
-            .iter()
-            .any(|quote| described.contains(&format!("<portgroup name={quote}{group}{quote}")))
-        {
-            true => Ok(()),
-            false => Err(Failure::new(
-                format!("libvirt's network '{}' has no group of ports '{group}'", network.network()),
-                "define it (virsh net-edit), or name the network without what is behind the slash; and resume",
-            )),
-        }
-    }
-
     fn write(&self, failover: &str, name: &str, text: &str) -> Outcome<PathBuf> {
         let path = self.host.file(failover, name);
         fs::write(&path, text).map_err(|err| failed("write", &path, &err))?;
@@ -223,49 +132,11 @@ impl Libvirt {
         }
     }
 
-    fn make_network(&self, failover: &str) -> Outcome<()> {
-        let name = domain::network_name(failover);
-        let path = self.write(failover, NETWORK, &domain::network(failover))?;
-        if !self.networks_that_are(&["--all"])?.contains(&name) {
-            self.virsh.ask(&["net-define", &path.display().to_string()])?;
-        }
-        if !self.networks_that_are(&[])?.contains(&name) {
-            self.virsh.ask(&["net-start", &name])?;
-        }
-        Ok(())
-    }
-
     /// Undefines the machine, with all that libvirt has of it.
     fn undefine(&self, failover: &str) -> Outcome<()> {
         let uuid = uuid(failover);
         let words: Vec<&str> = ["undefine", &uuid].into_iter().chain(WITH_ALL).collect();
         self.virsh.ask(&words).map(drop)
-    }
-
-    fn remove_network(&self, failover: &str) -> Outcome<()> {
-        let name = domain::network_name(failover);
-        if self.listed(failover, &["net-list", "--name"], &name)? {
-            self.virsh.ask(&["net-destroy", &name])?;
-        }
-        // One that was never made to last is gone by now.
-        if self.listed(failover, &["net-list", "--all", "--name"], &name)? {
-            self.virsh.ask(&["net-undefine", &name])?;
-        }
-        Ok(())
-    }
-}
-
-/// What a domain's state means, with its reason in parentheses.
-fn understood(state: &str) -> State {
-    let (state, reason) = state.split_once(" (").unwrap_or((state, ""));
-    match (state, reason.trim_end_matches(')')) {
-        ("shut off", _) => State::Off,
-        // Others are about to go on, or somebody wanted it so.
-        ("paused", reason @ ("I/O error" | "watchdog" | "crashed" | "post-copy failed")) => {
-            State::Halted(format!("libvirt has paused it: {reason}"))
-        }
-        ("crashed", _) => State::Halted("libvirt says that it has crashed".to_owned()),
-        _ => State::On,
     }
 }
 
@@ -394,24 +265,6 @@ impl Provider for Libvirt {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn states_are_understood() {
-        let halted = |why: &str| State::Halted(format!("libvirt has paused it: {why}"));
-        let table = [
-            ("running (booted)", State::On),
-            ("in shutdown (unknown)", State::On),
-            ("paused (user)", State::On),
-            ("paused (starting up)", State::On),
-            ("paused (I/O error)", halted("I/O error")),
-            ("crashed (panicked)", State::Halted("libvirt says that it has crashed".to_owned())),
-            ("shut off (destroyed)", State::Off),
-            ("shut off (unknown)", State::Off),
-        ];
-        for (said, expected) in table {
-            assert_eq!(understood(said), expected, "{said}");
-        }
-    }
 
     #[test]
     fn what_libvirt_is_able_to_is_understood() {
