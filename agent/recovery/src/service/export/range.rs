@@ -51,7 +51,7 @@ fn parse(asked: &str, size: u64) -> Part {
     let Some((first, last)) = ranges.trim().split_once('-') else { return Part::Whole };
     let part = match (number(first), number(last)) {
         (Number::Is(first), Number::Is(last)) if last < first => return Part::Whole,
-        (Number::Is(first), Number::Is(last)) => (first, without_spill(first, last).min(size)),
+        (Number::Is(first), Number::Is(last)) => (first, without_spill(first, last, size)),
         (Number::Is(first), Number::Missing) => (first, size),
         (Number::Missing, Number::Is(last)) => (size.saturating_sub(last), size),
         _ => return Part::Whole,
@@ -59,14 +59,15 @@ fn parse(asked: &str, size: u64) -> Part {
     if part.0 < part.1 { Part::Bytes(part.0, part.1) } else { Part::Behind }
 }
 
-/// The end of what is answered where the bytes from `first` to `last`, it included, are asked for.
+/// The end of what is answered where the bytes from `first` to `last`, it included, of so many are asked for.
 ///
 /// nbdkit's plugin for curl asks for a byte more than it wants (`offset-(offset+count)`, at least up to 1.32), and throws it away. Where
 /// that is the first of a window, another 1 MiB would be read, decoded and compared for it. A server may answer with a part of a range
 /// (RFC 9110, section 15.3.7), and says which; nobody else was seen to ask for such a range.
-fn without_spill(first: u64, last: u64) -> u64 {
-    let spills = last > first && last.is_multiple_of(WINDOW_SIZE as u64);
-    last.saturating_add(u64::from(!spills))
+fn without_spill(first: u64, last: u64, size: u64) -> u64 {
+    let end = last.saturating_add(1).min(size);
+    let spills = first < last && end < size && last.is_multiple_of(WINDOW_SIZE as u64);
+    end - u64::from(spills)
 }
 
 enum Number {
@@ -148,7 +149,8 @@ mod tests {
         for (first, last, expected) in cases {
             assert_eq!(parse(&format!("bytes={first}-{last}"), whole), expected, "{first}-{last}");
         }
-        // Who says no end means the last byte, too.
+        // The disk's last byte belongs to it, whoever asks.
+        assert_eq!(parse(&format!("bytes=0-{}", 3 * W), whole), Part::Bytes(0, whole));
         assert_eq!(parse("bytes=0-", whole), Part::Bytes(0, whole));
         assert_eq!(parse("bytes=-9", whole), Part::Bytes(whole - 9, whole));
     }
