@@ -30,8 +30,19 @@ use super::{Message, Replication};
 use crate::{
     clock,
     request::{Answer, Request, RequestId},
-    stop,
+    stop::{self, StopSettings},
 };
+
+/// What is said where a machine goes on by itself.
+const FORGOTTEN: &str = "nobody has said for an hour what becomes of the halted machine: it goes on";
+
+/// Has the service manager switch the machine off. Whether it will.
+fn switch_off(settings: &StopSettings) -> bool {
+    tracing::warn!("the machine is switched off for a planned failover");
+    stop::switch_off(settings)
+        .inspect_err(|err| tracing::error!("the machine cannot be switched off: {err}; do it by hand"))
+        .is_ok()
+}
 
 impl Replication {
     /// The service wants the machine halted.
@@ -120,7 +131,7 @@ impl Replication {
         };
         tracing::warn!("the last point before the failover is {}; none is made after it", made.id);
         self.halt.stage = Stage::Halted;
-        self.halt.mark(true, None);
+        self.halt.mark(None);
         self.limits_changed();
         let point = Claim { generation: made.generation, epoch: made.epoch, digest: made.digest };
         for command in std::mem::take(&mut self.halt.waiting) {
@@ -143,7 +154,7 @@ impl Replication {
             return self.conclude(command, CommandResult::refused(reason));
         }
         // Before it is said: from now on it does not go on by itself.
-        self.halt.mark(true, Some(command));
+        self.halt.mark(Some(command));
         self.halt.stage = Stage::Announced(command);
         self.conclude(command, CommandResult::done(GOES_OFF));
     }
@@ -156,16 +167,11 @@ impl Replication {
         if !taken {
             tracing::info!("the machine is not switched off: that is not wanted any more");
             self.halt.stage = Stage::Halted;
-            return self.halt.mark(true, None);
+            return self.halt.mark(None);
         }
-        tracing::warn!("the machine is switched off for a planned failover");
         self.halt.stage = Stage::GoingOff;
         let settings = self.report.stop_settings().clone();
-        tokio::task::spawn_blocking(move || {
-            if let Err(err) = stop::switch_off(&settings) {
-                tracing::error!("the machine cannot be switched off: {err}; do it by hand");
-            }
-        });
+        tokio::task::spawn_blocking(move || switch_off(&settings));
     }
 
     /// The service does not want the machine stopped any more.
@@ -225,7 +231,7 @@ impl Replication {
             self.conclude(command, result);
         }
         if self.halt.is_forgotten(clock::wall()) {
-            tracing::error!("nobody has said for an hour what becomes of the halted machine: it goes on");
+            tracing::error!("{FORGOTTEN}");
             self.start_again(None);
         }
     }

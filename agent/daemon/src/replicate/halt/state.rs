@@ -64,7 +64,7 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Halt {
     pub(super) file: PathBuf,
-    pub(super) loaded: Instant,
+    loaded: Instant,
     note: Option<Note>,
     pub(super) stage: Stage,
     /// Commands to halt that wait for the last point.
@@ -129,10 +129,10 @@ impl Halt {
         Ok(())
     }
 
-    /// Notes how far it is. Only a killed agent would miss it.
-    pub(super) fn mark(&mut self, halted: bool, announced: Option<CommandId>) {
+    /// Notes that it is halted, and what was announced of it. Only a killed agent would miss it.
+    pub(super) fn mark(&mut self, announced: Option<CommandId>) {
         let Some(note) = self.note.clone() else { return };
-        if let Err(err) = self.keep(Note { halted, announced, ..note }) {
+        if let Err(err) = self.keep(Note { halted: true, announced, ..note }) {
             tracing::warn!("{}: how far the machine is stopped cannot be noted: {err}", self.file.display());
         }
     }
@@ -234,10 +234,10 @@ mod tests {
         before.begin("f".to_owned()).unwrap();
         let stopping = Halt::load(file.clone());
         assert!(stopping.stage == Stage::Runs && stopping.is_for("f") && !stopping.is_for("g"));
-        before.mark(true, None);
+        before.mark(None);
         let halted = Halt::load(file.clone());
         assert_eq!((halted.stage, halted.unheard()), (Stage::Halted, None));
-        before.mark(true, Some(7));
+        before.mark(Some(7));
         assert_eq!(Halt::load(file.clone()).unheard(), Some((7, CommandResult::done(GOES_OFF))));
         before.keep(Note { boot: "another".to_owned(), ..note(None) }).unwrap();
         assert!(!Halt::load(file.clone()).is_for("f"));

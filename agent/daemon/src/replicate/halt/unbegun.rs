@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use mobility_format::control::ErrorCode;
 
-use super::Halt;
+use super::{FORGOTTEN, Halt, switch_off};
 use crate::{
     service::{Service, ServiceFault, ServiceFaultKind},
     stop::{self, StopSettings},
@@ -35,10 +35,10 @@ impl<'a> Unbegun<'a> {
         match halt.unheard() {
             Some((command, result)) if decided && !self.goes_off => {
                 match service.say_again(command, &result) {
-                    Ok(()) => self.switch_off(),
+                    Ok(()) => self.goes_off = switch_off(self.settings),
                     // It was cancelled.
                     Err(fault) if fault.kind == ServiceFaultKind::Refused(ErrorCode::Conflict) => {
-                        halt.mark(true, None);
+                        halt.mark(None);
                     }
                     Err(fault) => tracing::warn!("the machine is not switched off yet: {fault}"),
                 }
@@ -48,16 +48,8 @@ impl<'a> Unbegun<'a> {
         }
     }
 
-    fn switch_off(&mut self) {
-        tracing::warn!("the machine is switched off for a planned failover");
-        match stop::switch_off(self.settings) {
-            Ok(()) => self.goes_off = true,
-            Err(err) => tracing::error!("the machine cannot be switched off: {err}; do it by hand"),
-        }
-    }
-
     fn go_on(&self, halt: &mut Halt) {
-        tracing::error!("nobody has said for an hour what becomes of the halted machine: it goes on");
+        tracing::error!("{FORGOTTEN}");
         match stop::go_on(self.settings) {
             Ok(()) => halt.over_now(),
             Err(reason) => tracing::error!("{reason}"),

@@ -81,14 +81,13 @@ pub(crate) struct Container {
 impl Container {
     /// What a client needs to use it.
     pub(crate) fn settings(self) -> Result<RemoteSettings, String> {
-        let allow_http = self.endpoint.as_deref().map_or(Ok(false), is_plain)?;
         let account = RemoteAccount::Azure {
             account: named("account", self.account)?,
             container: named("container", self.container)?,
             endpoint: self.endpoint,
             credentials: container_credentials(self.credentials.as_deref())?,
         };
-        remote(account, allow_http, self.prefix, self.authorities)
+        remote(account, self.prefix, self.authorities)
     }
 }
 
@@ -121,9 +120,8 @@ fn container_credentials(file: Option<&Path>) -> Result<AzureCredentials, String
 
 /// Where the storage of this name is by its table.
 pub(super) fn place(name: &str, table: Table) -> Result<Place, String> {
-    let remote = |account, allow_http, prefix, authorities| {
-        Ok(Place::Remote(Box::new(remote(account, allow_http, prefix, authorities)?)))
-    };
+    let remote =
+        |account, prefix, authorities| Ok(Place::Remote(Box::new(remote(account, prefix, authorities)?)));
     match table {
         Table::Directory { path } if path.is_absolute() => Ok(Place::Directory(path)),
         Table::Directory { .. } => Err("path has to begin with a slash".to_owned()),
@@ -136,9 +134,8 @@ pub(super) fn place(name: &str, table: Table) -> Result<Place, String> {
                     S3Credentials::Key { id: file.access_key_id, secret: Secret::new(file.secret_access_key) }
                 }
             };
-            let allow_http = endpoint.as_deref().map_or(Ok(false), is_plain)?;
             let account = RemoteAccount::S3 { bucket, region, endpoint, virtual_hosted, credentials };
-            remote(account, allow_http, prefix, authorities)
+            remote(account, prefix, authorities)
         }
         Table::Azure { account, container, endpoint, prefix, credentials, authorities } => {
             let (account, container) = (named("account", account)?, named("container", container)?);
@@ -153,19 +150,20 @@ pub(super) fn place(name: &str, table: Table) -> Result<Place, String> {
                     _ => AzureCredentials::Environment,
                 },
             };
-            let allow_http = endpoint.as_deref().map_or(Ok(false), is_plain)?;
             let account = RemoteAccount::Azure { account, container, endpoint, credentials };
-            remote(account, allow_http, prefix, authorities)
+            remote(account, prefix, authorities)
         }
     }
 }
 
+/// How an account is used, with keys that start so.
 fn remote(
     account: RemoteAccount,
-    allow_http: bool,
     prefix: String,
     authorities: Option<PathBuf>,
 ) -> Result<RemoteSettings, String> {
+    let (RemoteAccount::S3 { endpoint, .. } | RemoteAccount::Azure { endpoint, .. }) = &account;
+    let allow_http = endpoint.as_deref().map_or(Ok(false), is_plain)?;
     Ok(RemoteSettings {
         account,
         prefix: checked_prefix(prefix)?,
